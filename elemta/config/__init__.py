@@ -1,0 +1,1 @@
+"""Configuration: frozen classes from JSON."""

@@ -1,0 +1,1 @@
+"""Delivery: routes, transports, outcomes. It never touches the queue."""

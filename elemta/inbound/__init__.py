@@ -1,0 +1,1 @@
+"""Inbound connections, from accept to submit."""

@@ -1,0 +1,1 @@
+"""Listeners and streams under one narrow interface."""

@@ -1,0 +1,1 @@
+"""The queue: what is tried when, and what is kept of it."""

@@ -1,0 +1,1 @@
+"""SMTP without I/O: bytes in, events out, replies in, bytes out."""

@@ -1,0 +1,1 @@
+"""Queue storage behind one contract."""

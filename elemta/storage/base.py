@@ -1,0 +1,259 @@
+"""The contract of a queue store.
+
+What is not here: scheduling policy (`queue`), or any one engine. `tests/storage/contract.py` is this contract as a suite,
+run against every store, with faults.
+
+Rules that every store keeps:
+
+* `commit` makes a whole batch durable in one transaction or one sync, and answers one `Result` a change. A change that
+  the engine cannot take (`REFUSED`) harms no other change of its batch. Only a failure of the engine raises, and then it
+  raises `StoreUnavailable` (nothing was made durable) or `CommitUnknown` (nobody can say).
+* Inserts are idempotent by id: a batch whose outcome is unknown is committed again, as it was.
+* Content is immutable. It is durable once the insert that refers to it is. What no insert refers to is collected.
+* Nothing a store returns is shared with what it keeps.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from elemta.mail.envelope import Priority
+from elemta.mail.outcome import Attempt
+from elemta.storage.records import ContentRef, QueuedMail, QueueState
+
+
+class StoreUnavailable(Exception):
+    """The engine failed: nothing of the batch was made durable. The text says what happened and how to mend it."""
+
+
+class StoreFull(StoreUnavailable):
+    """No space (or no inode) is left: answered 452, RFC 5321 §4.2.3."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """The engine failed in a way that leaves open whether the batch is durable: commit it again."""
+
+
+class ContentMissing(Exception):
+    """The content that a mail refers to is not there, or not whole."""
+
+
+class Result(enum.Enum):
+    """What became of one change."""
+
+    APPLIED = "applied"
+    #: The token or owner is not the mail's any more: somebody adopted it, holds it or changed it.
+    FENCED = "fenced"
+    #: No such mail (deleted, withdrawn or finished before).
+    GONE = "gone"
+    #: The engine takes the batch but not this change; it would refuse it again.
+    REFUSED = "refused"
+
+
+@frozen
+class Insert:
+    """Take a new mail. `content` is its octets when they travel with the change, None when they were staged."""
+
+    mail: QueuedMail
+    content: bytes | None = None
+
+
+@frozen
+class Begin:
+    """Mark that an attempt is in flight; durable before the point of no return (the final dot).
+
+    Applied only to an ACTIVE mail of this owner.
+    """
+
+    id: str
+    owner: str
+    token: int
+    at: float
+
+
+@frozen
+class Settle:
+    """Finish an attempt: the mail's new state (None: it leaves the queue), its records, and its reports.
+
+    The inserts are durable exactly when the rest is: a bounce is never lost and never sent without its reason.
+    Applied only to a mail of this owner and token.
+    """
+
+    id: str
+    owner: str
+    token: int
+    mail: QueuedMail | None
+    attempts: tuple[Attempt, ...] = ()
+    inserts: tuple[Insert, ...] = ()
+
+
+@frozen
+class Withdraw:
+    """Remove a mail that was answered 4yz although it landed. Never applied to one whose attempt began."""
+
+    id: str
+
+
+Change = Insert | Begin | Settle | Withdraw
+
+
+@frozen
+class Claim:
+    """Ask for due mails: not owned, ACTIVE or DEFERRED, `next_attempt_at` <= `now`, highest priority first, then the
+    longest due. Each returned mail is ACTIVE and owned by `owner` when the claim returns.
+
+    `exclude` names destinations that cannot take more now; `priority` asks for one priority alone.
+    """
+
+    owner: str
+    token: int
+    now: float
+    limit: int
+    exclude: frozenset[str] = frozenset()
+    priority: Priority | None = None
+
+
+@frozen
+class Joined:
+    """What a node finds when it joins: its fencing token, how many of its mails were picked up again, and the ids whose
+    attempts were in flight when it stopped. Those are recorded as `AttemptResult.UNCERTAIN`."""
+
+    token: int
+    recovered: int
+    uncertain: tuple[str, ...] = ()
+
+
+@frozen
+class Filter:
+    """Which mails an operator means; all given terms must hold. No term at all means every mail, and the caller must
+    have said so. `recipient` and `sender` match a whole address, or a domain when they start with `@`."""
+
+    ids: frozenset[str] | None = None
+    states: frozenset[QueueState] | None = None
+    sender: str | None = None
+    recipient: str | None = None
+    destination: str | None = None
+    #: Only mails received at or before this time, UTC in seconds since 1970.
+    received_before: float | None = None
+
+
+class Verb(enum.Enum):
+    """What an operator may ask for a mail that is not in flight."""
+
+    RETRY = "retry"
+    HOLD = "hold"
+    RELEASE = "release"
+    DELETE = "delete"
+
+
+@frozen
+class Order:
+    """An operator's order. `reason` is kept with a held mail. `now` is UTC in seconds since 1970.
+
+    RETRY makes ACTIVE and DEFERRED mails due at `now`, and FAILED ones DEFERRED and due; HOLD takes ACTIVE and DEFERRED;
+    RELEASE takes HELD and makes them due; DELETE takes any.
+    """
+
+    verb: Verb
+    filter: Filter
+    now: float
+    limit: int
+    reason: str = ""
+
+
+@frozen
+class Ordered:
+    """What an order did: the ids it changed, the ids that were in flight and so were left alone."""
+
+    changed: tuple[str, ...]
+    in_flight: tuple[str, ...] = ()
+
+
+@frozen
+class Retention:
+    """What `cleanup` may remove. All are UTC in seconds since 1970: older goes. None keeps for ever."""
+
+    delivered_before: float | None
+    failed_before: float | None
+    attempts_before: float | None
+    staged_before: float | None = None
+    limit: int = 1000
+
+
+class ContentWriter(Protocol):
+    """Content on its way into a store, piece by piece; it counts for nothing until an insert refers to it."""
+
+    async def write(self, piece: bytes) -> None:
+        """Append at most `PIECE_OCTETS` octets. Raises `StoreUnavailable`, `StoreFull`."""
+        ...
+
+    async def finish(self) -> str:
+        """Make it durable and return the content id for `ContentRef.id`. Raises `StoreUnavailable`, `StoreFull`."""
+        ...
+
+    async def abandon(self) -> None:
+        """Throw it away. Never raises but for cancellation; safe after `finish`, and more than once."""
+        ...
+
+
+class QueueStore(Protocol):
+    """One engine's queue. Every verb may raise `StoreUnavailable`; none raises an engine's own exception."""
+
+    async def open(self) -> None:
+        """Connect, migrate, be ready. Raises `StoreUnavailable` with the remedy in its text."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; every committed change is durable already."""
+        ...
+
+    async def join(self, owner: str, now: float) -> Joined:
+        """Take part as `owner`: a new fencing token, own mails of an earlier life made claimable again."""
+        ...
+
+    async def commit(self, batch: Sequence[Change]) -> list[Result]:
+        """Make a batch durable, one result a change, in order. Raises `StoreUnavailable`, `StoreFull`, `CommitUnknown`."""
+        ...
+
+    async def stage(self) -> ContentWriter:
+        """Begin to stage content too large to travel with its insert."""
+        ...
+
+    async def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        """At most `limit` octets of content from `offset`; empty at its end. Raises `ContentMissing`."""
+        ...
+
+    async def claim(self, claim: Claim) -> list[QueuedMail]:
+        """Take ownership of due mails, durably."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the earliest claimable mail is due, UTC in seconds since 1970; None when there is none."""
+        ...
+
+    async def get(self, queue_id: str) -> QueuedMail | None:
+        """One mail by its id."""
+        ...
+
+    async def attempts(self, queue_id: str) -> list[Attempt]:
+        """The attempts of a mail, oldest first, also after it left the queue (until cleanup)."""
+        ...
+
+    async def list(self, chosen: Filter, limit: int, after: str = "") -> list[QueuedMail]:
+        """Mails in order of id, beginning after the id `after`: the cursor of the next page."""
+        ...
+
+    async def counts(self) -> Mapping[QueueState, int]:
+        """How many mails stand in each state."""
+        ...
+
+    async def apply(self, order: Order) -> Ordered:
+        """Carry out an operator's order on mails that are not in flight."""
+        ...
+
+    async def cleanup(self, retention: Retention) -> int:
+        """Remove what is past its retention, at most `limit` mails a call; returns how many went."""
+        ...
+
