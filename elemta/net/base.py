@@ -1,7 +1,7 @@
 """The narrow interface to the network.
 
 What is not here: sockets (`net.sockets`), the virtual network (`simulation.network`), any protocol.
-A `Stream` is a Trio stream, so TLS can wrap it; our own implementations leave out what a cancel scope an operation costs.
+A `Stream` is a Trio stream, so TLS can wrap it; our own implementations do without a cancel scope an operation.
 Failures raised: `trio.BrokenResourceError`, `trio.ClosedResourceError` from streams, `OSError` from connect and listen.
 """
 

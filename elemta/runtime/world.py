@@ -7,9 +7,8 @@ import random
 
 from attrs import frozen
 
-from elemta.runtime.clock import Clock
+from elemta.runtime.clock import Clock, SystemClock
 from elemta.runtime.ids import IdSource, SecureIds
-from elemta.runtime.clock import SystemClock
 from elemta.runtime.threads import Threads, WorkerThreads
 
 

@@ -1,0 +1,86 @@
+"""The log: one structured event a session, acceptance, attempt and outcome, on standard error.
+
+What is not here: which events there are; each room says its own.
+Hostile octets never reach a terminal or a log line raw: control characters are escaped, long values cut.
+"""
+
+import io
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+#: Characters of one logged value: longer ones are an attack or a mistake, and are cut.
+MAX_VALUE_CHARACTERS = 512
+
+#: The C0 and C1 controls, DEL, line and paragraph separators, and the bidirectional controls, which forge lines
+#: on a terminal as well.
+_UNSAFE = {
+    code: f"\\u{code:04x}"
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *range(0x200B, 0x2010),
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
+        0xFEFF,
+    )
+}
+
+
+def printable(value: str) -> str:
+    """The value with every unsafe character escaped, cut at `MAX_VALUE_CHARACTERS`."""
+    if len(value) > MAX_VALUE_CHARACTERS:
+        value = f"{value[:MAX_VALUE_CHARACTERS]}… ({len(value)} characters)"
+    if value.isascii() and value.isprintable():
+        return value
+    return value.translate(_UNSAFE)
+
+
+def escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """structlog processor: makes every text of an event printable."""
+    for key, value in event.items():
+        if type(value) is str and not (value.isascii() and value.isprintable() and len(value) < MAX_VALUE_CHARACTERS):
+            event[key] = printable(value)
+    return event
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    import orjson
+
+    return orjson.dumps(event, default=repr)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (ValueError, io.UnsupportedOperation):
+        return False
+
+
+def make_logger(level: str, form: str, stream: TextIO | None = None) -> FilteringBoundLogger:
+    """A logger that writes to `stream` (standard error when None).
+
+    `level` is debug, info, warning or error; `form` is console, json, or auto: console on a terminal, else json.
+    """
+    target = sys.stderr if stream is None else stream
+    wrapper = structlog.make_filtering_bound_logger(level)
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if form == "console" or (form == "auto" and _is_terminal(target)):
+        renderer = structlog.dev.ConsoleRenderer(colors=_is_terminal(target))
+        processors = [*shared, escape_values, renderer]
+        return _wrap(structlog.PrintLogger(target), processors, wrapper)
+    processors = [*shared, structlog.processors.format_exc_info, escape_values, _render_json]
+    return _wrap(structlog.BytesLogger(target.buffer), processors, wrapper)
+
+
+def _wrap(sink: Any, processors: list[Any], wrapper: type[Any]) -> FilteringBoundLogger:
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        sink, processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
+    ).bind()
+    return logger
