@@ -1,7 +1,7 @@
 """Pytest set-up that every suite shares.
 
 - Suites: the folder of a test decides its suite (`SUITE_OF_FOLDER`, else `unit`); `--suite NAME` runs one.
-- `async def` tests run under `trio.run`, on the clock among their arguments (`autojump_clock`) if there is one.
+- `async def` tests run under `trio.run`, on the clock among their arguments (`autojump_clock`) if any.
 - `needs` finds the programs of Debian that a test talks to, `vectors` the published test vectors.
 - Under `CI=true` nothing is skipped: a test that skips itself there has failed.
 

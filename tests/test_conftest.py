@@ -56,9 +56,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     tests = pytester.mkdir("tests")
     (tests / "conftest.py").write_text(CONFTEST.read_text())
     (tests / "test_it.py").write_text(RELIES_ON_IT)
-    pytester.makeini(
-        "[pytest]\naddopts = --import-mode=importlib -ra\nmarkers =\n    needs\n    vector_files\n"
-    )
+    pytester.makeini("[pytest]\naddopts = --import-mode=importlib -ra\nmarkers =\n    needs\n    vector_files\n")
     return lambda: pytester.runpytest_subprocess("tests")
 
 
