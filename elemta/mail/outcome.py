@@ -25,12 +25,15 @@ NO_PEER = Peer()
 class Delivered:
     """The next hop has taken responsibility for this recipient.
 
-    `relayed_dsn` is False where the next hop did not take over the sender's DSN request (RFC 3461 §5.2.2).
+    `relayed_dsn` is False where the next hop did not take over the sender's DSN request (RFC 3461 §5.2.2). `final` is
+    True where the mail has reached its mailbox (Maildir, LMTP, inbox) and not another relay: a success report then says
+    `delivered` instead of `relayed` (RFC 3464 §2.3.3).
     """
 
     reply: Reply
     peer: Peer = NO_PEER
     relayed_dsn: bool = False
+    final: bool = False
 
 
 @frozen
