@@ -49,7 +49,7 @@ class ReportPlan:
 
 @frozen
 class Bounce:
-    """A report as a mail of its own, ready to be queued: 7bit unless `eight_bit`, `header_octets` as in `ContentRef`."""
+    """A report as a mail of its own, ready to be queued. `eight_bit` and `header_octets` are as in `ContentRef`."""
 
     envelope: Envelope
     content: bytes

@@ -1,7 +1,7 @@
 """Which mail goes first.
 
-What is not here: whether a sender's MT-PRIORITY is honoured at all (`inbound` decides: only from trusted senders), or the
-heap that the order keys lie in (`queue.dispatcher`).
+What is not here: whether a sender's MT-PRIORITY is honoured at all (`inbound` decides: only from trusted senders), or
+the heap that the order keys lie in (`queue.dispatcher`).
 RFC 6710 gives MT-PRIORITY its nineteen levels; the queue has four. Failures raised: `ValueError` for a name or a number
 that is no priority.
 """
@@ -31,9 +31,9 @@ OrderKey = tuple[float, float, str]
 def order_key(priority: Priority, due: float, *, id: str, ageing: float | None = None) -> OrderKey:
     """The place of a mail in line: smaller goes first, no two mails are equal.
 
-    Without `ageing`: the higher priority, then the longer due, then the smaller id. With it (seconds of waiting worth one
-    priority): a mail that has been due `ageing` seconds longer is level with one a priority above it. Both keys hold as
-    long as the mail waits, so that a heap needs no re-sorting: waiting adds the same to every mail.
+    Without `ageing`: the higher priority, then the longer due, then the smaller id. With it (seconds of waiting worth
+    one priority): a mail that has been due `ageing` seconds longer is level with one a priority above it. Both keys hold
+    as long as the mail waits, so that a heap needs no re-sorting: waiting adds the same to every mail.
     `due` is UTC in seconds since 1970. Raises `ValueError` for an `ageing` that is not positive.
     """
     if ageing is None:

@@ -9,8 +9,8 @@ The rules, each a promise to senders:
   would be held against a mail that may well have arrived. It is tried again until `expires_at`. Only when that is past
   too, and its last attempt was still uncertain, does the mail leave like every other, and its report says
   that it may have arrived: neither silence nor retrying (and repeating itself) for ever would serve the sender better.
-* The last retry before expiry is moved up to `expires_at`, so that the whole time is used, and the report comes then and
-  not one interval later.
+* The last retry before expiry is moved up to `expires_at`, so that the whole time is used, and the report comes then
+  and not one interval later.
 
 Failures raised: `ValueError` for a call that makes no sense: a defect of ours.
 """
@@ -80,9 +80,7 @@ class Decision:
 
 def pending(mail: QueuedMail) -> tuple[int, ...]:
     """Indexes of the recipients that an attempt must try, in order: delivered and failed ones never again."""
-    return tuple(
-        index for index, progress in enumerate(mail.progress) if progress.status is RecipientStatus.PENDING
-    )
+    return tuple(index for index, progress in enumerate(mail.progress) if progress.status is RecipientStatus.PENDING)
 
 
 def next_attempt(schedule: tuple[float, ...], attempts: int, now: float, chance: float) -> float:
