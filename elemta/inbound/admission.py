@@ -1,0 +1,58 @@
+"""Who may connect now: bounds in all, an address, a network.
+
+What is not here: rates over time, lists of good or bad clients (plugins).
+Overload is answered 421, never queued without limit (RFC 5321 §3.8).
+"""
+
+from collections import Counter
+from ipaddress import ip_network
+
+from elemta.config.sections import LimitsSection
+from elemta.mail.reply import Reply
+
+#: One customer's usual share of the address space: a /24 of IPv4, a /64 of IPv6 (RFC 6177 §2 gives sites more).
+IPV4_NETWORK_BITS = 24
+IPV6_NETWORK_BITS = 64
+
+TOO_MANY = Reply(421, "4.3.2", "too many connections, try again later")
+TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address, try again later")
+
+
+def network_of(host: str) -> str:
+    """The network that an IP address counts for; the host itself when it is no IP address (a unix peer)."""
+    if ":" in host:
+        return str(ip_network((host, IPV6_NETWORK_BITS), strict=False))
+    return host.rpartition(".")[0]
+
+
+class Admission:
+    """Counts open connections."""
+
+    def __init__(self, limits: LimitsSection) -> None:
+        self._limits = limits
+        self.open = 0
+        self._by_address: Counter[str] = Counter()
+        self._by_network: Counter[str] = Counter()
+
+    def admit(self, host: str) -> Reply | None:
+        """Count a connection from `host` in; or the reply that refuses it, and then it does not count."""
+        limits = self._limits
+        if self.open >= limits.max_connections:
+            return TOO_MANY
+        network = network_of(host)
+        if self._by_address[host] >= limits.max_connections_per_address:
+            return TOO_MANY_FROM_YOU
+        if self._by_network[network] >= limits.max_connections_per_network:
+            return TOO_MANY_FROM_YOU
+        self.open += 1
+        self._by_address[host] += 1
+        self._by_network[network] += 1
+        return None
+
+    def leave(self, host: str) -> None:
+        """Count an admitted connection out."""
+        self.open -= 1
+        for counter, key in ((self._by_address, host), (self._by_network, network_of(host))):
+            counter[key] -= 1
+            if counter[key] <= 0:
+                del counter[key]

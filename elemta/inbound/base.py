@@ -1,0 +1,39 @@
+"""What the inbound side asks of the rooms behind it.
+
+What is not here: the queue itself (`queue.service`), or the list of local recipients (`delivery.local`).
+"""
+
+from typing import Protocol
+
+from elemta.mail.address import Address
+from elemta.mail.envelope import Priority
+from elemta.queue.submission import Submission
+from elemta.storage.base import ContentWriter
+
+
+class Queue(Protocol):
+    """Takes mails."""
+
+    async def submit(self, submission: Submission, *, timeout: float) -> None:
+        """Durable when it returns. Raises `StoreUnavailable`, `StoreFull`, `SubmissionTimeout`."""
+        ...
+
+    async def stage(self) -> ContentWriter:
+        """Begin to stage large content. Raises `StoreUnavailable`, `StoreFull`."""
+        ...
+
+
+class Recipients(Protocol):
+    """Knows who is local."""
+
+    async def exists(self, address: Address) -> bool:
+        """Whether a local domain has this mailbox. Raises `OSError` when nobody can say now."""
+        ...
+
+
+class Routes(Protocol):
+    """Knows what the routes say of a recipient."""
+
+    def priority_for(self, address: Address) -> Priority | None:
+        """The priority that the recipient's route asks for, None when it does not say."""
+        ...

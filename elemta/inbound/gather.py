@@ -1,0 +1,86 @@
+"""Content of one mail on its way in: small in memory, large staged in the store.
+
+What is not here: scanning it (`smtp.content`), or the insert that makes it count (`queue.service`).
+Octets in memory are taken from one budget for all sessions; what does not fit is staged to disk at once.
+"""
+
+from elemta.inbound.base import Queue
+from elemta.runtime.budget import ByteBudget
+from elemta.storage.base import ContentWriter
+from elemta.storage.records import INLINE_CONTENT_OCTETS, PIECE_OCTETS
+
+
+class Gathering:
+    """Gathers one mail. Every way out of it is `whole` or `abandon`; `abandon` is safe after either."""
+
+    def __init__(self, queue: Queue, budget: ByteBudget) -> None:
+        self._queue = queue
+        self._budget = budget
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._taken = 0
+        self._writer: ContentWriter | None = None
+        self.size = 0
+        #: The first octets of the mail, up to `INLINE_CONTENT_OCTETS`: enough for every look at the header.
+        self.head = b""
+
+    def add_in_memory(self, data: bytes) -> bool:
+        """Keep `data` in memory when the mail is still small and the budget allows; False asks for `add`."""
+        if self._writer is not None or self._held + len(data) > INLINE_CONTENT_OCTETS:
+            return False
+        if not self._budget.take(len(data)):
+            return False
+        self._taken += len(data)
+        self._keep(data)
+        return True
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._held += len(data)
+        self.size += len(data)
+
+    async def add(self, data: bytes) -> None:
+        """Add content, staging what memory does not hold. Raises `StoreUnavailable`, `StoreFull`."""
+        if self.add_in_memory(data):
+            return
+        if self._writer is None:
+            self.head = b"".join((*self._pieces, data))
+            self._writer = await self._queue.stage()
+        within_budget = self._budget.take(len(data))
+        if within_budget:
+            self._taken += len(data)
+        self._keep(data)
+        # Beyond the budget a session holds what it has just received, and nothing more.
+        if self._held >= PIECE_OCTETS or not within_budget:
+            await self._flush(self._writer)
+
+    async def _flush(self, writer: ContentWriter) -> None:
+        joined = b"".join(self._pieces)
+        self._release()
+        for start in range(0, len(joined), PIECE_OCTETS):
+            await writer.write(joined[start : start + PIECE_OCTETS])
+
+    async def whole(self) -> tuple[str | None, bytes | None]:
+        """The content id of what was staged, or the octets themselves. Raises `StoreUnavailable`, `StoreFull`."""
+        if self._writer is None:
+            self.head = content = b"".join(self._pieces)
+            self._pieces.clear()
+            return None, content
+        await self._flush(self._writer)
+        return await self._writer.finish(), None
+
+    def _release(self) -> None:
+        self._pieces.clear()
+        self._budget.give_back(self._taken)
+        self._taken = self._held = 0
+
+    def release(self) -> None:
+        """Give the memory back, once the mail is durable."""
+        self._release()
+
+    async def abandon(self) -> None:
+        """Throw everything away, the staged part too."""
+        self._release()
+        if self._writer is not None:
+            await self._writer.abandon()
+            self._writer = None

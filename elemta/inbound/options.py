@@ -1,0 +1,44 @@
+"""What an inbound service needs to know.
+
+What is not here: where the values come from (`config`), or the sockets.
+"""
+
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from attrs import frozen
+
+from elemta.config.sections import BareNewlines, LimitsSection, TimeoutsSection
+from elemta.mail.envelope import Priority
+
+IpNetwork = IPv4Network | IPv6Network
+
+
+@frozen
+class InboundOptions:
+    """Facts that every session shares. `local_domains` are lower-case A-labels."""
+
+    hostname: str
+    max_size: int
+    dev_mode: bool
+    local_domains: frozenset[str]
+    relays: tuple[IpNetwork, ...]
+    limits: LimitsSection
+    timeouts: TimeoutsSection
+
+    def may_relay(self, host: str) -> bool:
+        """Whether a client at this IP address may relay. A unix peer counts as 127.0.0.1: it is on this machine."""
+        if not self.relays:
+            return False
+        address = ip_address("127.0.0.1" if host.startswith("/") or not host else host)
+        return any(address in network for network in self.relays)
+
+
+@frozen
+class ListenerOptions:
+    """What differs from listener to listener."""
+
+    name: str
+    address: str
+    relay: bool = True
+    priority: Priority | None = None
+    bare_newlines: BareNewlines = BareNewlines.REFUSE

@@ -1,0 +1,214 @@
+"""The inbound service: listeners, a task a connection, admission, drain.
+
+What is not here: what a session says (`inbound.session`), or who starts and stops the service (`supervisor`).
+Two nurseries: one for accepting, one for the sessions. A drain leaves the accepting one alone, so that new clients
+hear 421 instead of silence, and gives the sessions a deadline. Exceptions of a session end here, once, logged.
+"""
+
+import errno
+from collections.abc import Sequence
+from contextlib import suppress
+
+import trio
+from attrs import frozen
+
+from elemta.config.sections import BareNewlines
+from elemta.inbound.admission import Admission
+from elemta.inbound.options import ListenerOptions
+from elemta.inbound.session import SHUTTING_DOWN, Session
+from elemta.inbound.transaction import Services
+from elemta.mail.reply import Reply
+from elemta.net.base import Endpoint, Listener, Stream
+from elemta.smtp.options import ServerOptions
+
+#: Seconds to wait after an accept that failed for want of descriptors or memory; what Trio's own servers wait.
+ACCEPT_PAUSE_SECONDS = 0.1
+#: Seconds between two log lines about failing accepts.
+ACCEPT_LOG_SECONDS = 10.0
+#: Seconds that telling a refused client why may take.
+REFUSAL_SECONDS = 2.0
+#: Refusals being told at once; beyond, a connection is closed without a word.
+MAX_REFUSALS = 100
+#: Seconds that sessions which are cut have for their last reply.
+CUT_SECONDS = 0.9
+
+#: Accept errors that say that the system has run out of something; every other one is about one connection.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+@frozen
+class Bound:
+    """Listeners that are bound already, with what holds for them."""
+
+    options: ListenerOptions
+    listeners: Sequence[Listener]
+
+
+class InboundService:
+    """Serves SMTP on its listeners until told to stop."""
+
+    def __init__(self, services: Services, bound: Sequence[Bound]) -> None:
+        self._services = services
+        self._bound = bound
+        self._admission = Admission(services.options.limits)
+        self._sessions: set[Session] = set()
+        self._accepting = trio.CancelScope()
+        self._serving: trio.Nursery | None = None
+        self._draining = False
+        self._refusing = 0
+        self._left = trio.Event()
+        self._next_accept_log = 0.0
+
+    @property
+    def endpoints(self) -> list[tuple[str, Endpoint]]:
+        """The name and the bound address of every listener."""
+        return [(one.options.name, listener.local) for one in self._bound for listener in one.listeners]
+
+    @property
+    def open_connections(self) -> int:
+        """Sessions that are open now."""
+        return self._admission.open
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new clients are served."""
+        return self._serving is not None and not self._draining
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept and serve until `drain` ends it; ready once every listener accepts."""
+        try:
+            async with trio.open_nursery() as sessions:
+                self._serving = sessions
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for one in self._bound:
+                            self._start(one, accepting, sessions)
+                        task_status.started()
+        finally:
+            for one in self._bound:
+                for listener in one.listeners:
+                    listener.close()
+
+    def _start(self, one: Bound, accepting: trio.Nursery, sessions: trio.Nursery) -> None:
+        smtp_options = self._smtp_options(one.options)
+        for listener in one.listeners:
+            accepting.start_soon(self._accept, listener, one.options, smtp_options, sessions)
+
+    def _smtp_options(self, listener: ListenerOptions) -> ServerOptions:
+        options = self._services.options
+        limits = options.limits
+        return ServerOptions(
+            hostname=options.hostname,
+            max_size=options.max_size,
+            max_recipients=limits.max_recipients,
+            max_errors=limits.max_errors,
+            max_idle_commands=limits.max_idle_commands,
+            max_transactions=limits.max_transactions,
+            dev_mode=options.dev_mode,
+            bare_newlines_normalize=listener.bare_newlines is BareNewlines.NORMALIZE,
+        )
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new clients with 421, let running transactions finish for at most `seconds`, then cut the rest.
+
+        Every session that is cut hears 421 first. Returns True when none had to be cut. `run` returns afterwards.
+        """
+        self._draining = True
+        for session in tuple(self._sessions):
+            session.drain()
+        finished = await self._wait_until_empty(seconds)
+        for session in tuple(self._sessions):
+            session.cut()
+        await self._wait_until_empty(CUT_SECONDS)
+        self._accepting.cancel()
+        if self._serving is not None:
+            self._serving.cancel_scope.cancel()
+        return finished
+
+    async def _wait_until_empty(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            while self._sessions:
+                self._left = trio.Event()
+                await self._left.wait()
+        return not self._sessions
+
+    async def _accept(
+        self, listener: Listener, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
+    ) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._log_exhausted(options, error)
+                    await trio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            except trio.ClosedResourceError:
+                return
+            reply = SHUTTING_DOWN if self._draining else self._admission.admit(stream.peer.host)
+            if reply is None:
+                sessions.start_soon(self._serve, stream, options, smtp_options)
+            else:
+                self._refuse(stream, reply, sessions)
+
+    def _log_exhausted(self, options: ListenerOptions, error: OSError) -> None:
+        now = trio.current_time()
+        if now >= self._next_accept_log:
+            self._next_accept_log = now + ACCEPT_LOG_SECONDS
+            self._services.log.error(
+                "connections cannot be accepted",
+                listener=options.address,
+                error=str(error),
+                remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or lower limits.max_connections",
+            )
+
+    def _refuse(self, stream: Stream, reply: Reply, sessions: trio.Nursery) -> None:
+        self._services.metrics.connection_errors.labels(cause="refused").inc()
+        if self._refusing >= MAX_REFUSALS:
+            stream.abort()
+            return
+        self._refusing += 1
+        sessions.start_soon(self._tell, stream, reply)
+
+    async def _tell(self, stream: Stream, reply: Reply) -> None:
+        try:
+            with trio.move_on_after(REFUSAL_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(reply.render())
+                await stream.aclose()
+                return
+            stream.abort()
+        finally:
+            self._refusing -= 1
+
+    async def _serve(self, stream: Stream, listener: ListenerOptions, smtp_options: ServerOptions) -> None:
+        services = self._services
+        session = Session(stream, services, listener, smtp_options=smtp_options)
+        self._sessions.add(session)
+        services.metrics.connections.inc()
+        services.metrics.connections_active.inc()
+        try:
+            await session.run()
+        except Exception:
+            # The one place where a defect of ours in a session ends: the client hears 421, nobody else notices.
+            services.log.exception("session failed", client=str(stream.peer))
+            services.metrics.connection_errors.labels(cause="defect").inc()
+        finally:
+            self._sessions.discard(session)
+            self._left.set()
+            self._admission.leave(stream.peer.host)
+            services.metrics.connections_active.dec()
+            self._log_session(session)
+
+    def _log_session(self, session: Session) -> None:
+        duration = trio.current_time() - session.started
+        self._services.metrics.connection_duration.observe(duration)
+        refused = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
+        self._services.log.info(
+            "session ended",
+            client=str(session.stream.peer),
+            helo=session.helo,
+            mails=session.mails,
+            cause=session.cause,
+            seconds=round(duration, 3),
+            **refused,
+        )
