@@ -1,13 +1,38 @@
 """The sections of the configuration as frozen classes with the original's keys.
 
-What is not here: reading files, the environment, errors for people (`config.load`), or what the values do.
-Durations are whole or fractional seconds, sizes are octets, unless a field says otherwise. Sources of defaults:
-the original's documentation for its own keys, the RFC beside the field for protocol limits.
+Each field's annotation holds the kind of its value (`config.kinds`) beside what it is for, which the manual, the JSON
+Schema, the error messages share. What is not here: reading files (`config.load`), or what the values do.
+Durations are seconds, sizes are octets, unless a field says otherwise. Sources of defaults: the original's
+documentation for its own keys, the RFC named beside a key for protocol limits.
 """
 
 import enum
+import socket
+from typing import Annotated
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
+
+from elemta.config.addresses import parse_domain
+from elemta.config.kinds import (
+    About,
+    Bool,
+    Choice,
+    Domain,
+    DomainPattern,
+    Host,
+    Hours,
+    Label,
+    ListenAddr,
+    Mailbox,
+    Octets,
+    Port,
+    Priority,
+    Relay,
+    Seconds,
+    Secret,
+    Whole,
+    Words,
+)
 
 
 class TlsMode(enum.Enum):
@@ -38,173 +63,245 @@ class BareNewlines(enum.Enum):
 
 @frozen
 class ListenerSection:
-    """One listener. `address` is `host:port`, `:port`, `[v6]:port` or `unix:/path`."""
+    """One listener."""
 
-    address: str
-    name: str = ""
-    tls: TlsMode = TlsMode.NONE
-    auth: bool = False
-    auth_required: bool = False
-    #: Whether clients in `allowed_relays` may relay here.
-    relay: bool = True
-    priority: str | None = None
-    bare_newlines: BareNewlines = BareNewlines.REFUSE
+    address: Annotated[ListenAddr, About("Where to listen; port 0 takes a free one.")]
+    name: Annotated[Label, About("What logs call it; the address when left out.")] = ""
+    tls: Annotated[TlsMode, About("Whether TLS is off, offered by STARTTLS, or spoken from the first octet.")] = (
+        TlsMode.NONE
+    )
+    auth: Annotated[Bool, About("Whether AUTH is offered.")] = False
+    auth_required: Annotated[Bool, About("Whether mail is taken from authenticated clients alone.")] = False
+    relay: Annotated[Bool, About("Whether clients in `allowed_relays` may relay here.")] = True
+    priority: Annotated[Priority | None, About("The priority of mail that comes in here.")] = None
+    bare_newlines: Annotated[
+        BareNewlines,
+        About("What becomes of a bare CR or LF in a mail: refused, or made a CRLF (for trusted clients alone)."),
+    ] = BareNewlines.REFUSE
 
 
 @frozen
 class RouteSection:
-    """One route: the first whose `domain` pattern matches wins. `*`, `example.com`, `*.example.com`."""
+    """One route: the first whose `domain` pattern matches wins."""
 
-    domain: str
-    transport: TransportName
-    host: str | None = None
-    port: int | None = None
-    #: `maildir`: a folder, with `{local}` and `{domain}`; `lmtp`: a unix socket.
-    path: str | None = None
-    priority: str | None = None
-    #: Whether `mx` may deliver to loopback and private addresses.
-    allow_private: bool = False
+    domain: Annotated[DomainPattern, About("`*` for every domain, `example.com`, or `*.example.com` for all below it.")]
+    transport: Annotated[TransportName, About("The way out.")]
+    host: Annotated[Host | None, About("The next hop of `smtp` or `lmtp`.")] = None
+    port: Annotated[Port | None, About("The next hop's port; 25 for `smtp` when left out.")] = None
+    path: Annotated[
+        Words | None, About("The folder of `maildir`, with `{local}` and `{domain}`; the unix socket of `lmtp`.")
+    ] = None
+    priority: Annotated[Priority | None, About("The priority of mail that goes this way.")] = None
+    allow_private: Annotated[Bool, About("Whether `mx` may deliver to loopback and private addresses.")] = False
 
 
 @frozen
 class StorageSection:
-    """Where the queue lies. `memory` loses everything at exit: for tests and rehearsals."""
+    """Where the queue lies."""
 
-    type: str = "sqlite"
-    #: Default: `queue_dir`.
-    path: str | None = None
+    type: Annotated[
+        str,
+        Choice(("sqlite", "memory")),
+        About("`memory` loses everything at exit: it is for tests and rehearsals."),
+    ] = "sqlite"
+    path: Annotated[Words | None, About("The folder of the queue; `queue_dir` when left out.")] = None
 
 
 @frozen
 class LimitsSection:
     """Bounds on clients. Every one is answered, never queued without limit."""
 
-    max_connections: int = 1000
-    max_connections_per_address: int = 100
-    #: Connections of one IPv4 /24 or IPv6 /64 network.
-    max_connections_per_network: int = 500
-    #: RFC 5321 §4.5.3.1.8 asks for at least 100.
-    max_recipients: int = 1000
-    #: Bad commands in one session before 421.
-    max_errors: int = 10
-    #: Commands in one session that move no mail (NOOP, RSET, HELP, VRFY …) before 421.
-    max_idle_commands: int = 100
-    max_transactions: int = 10_000
-    #: Received fields before a mail counts as looping; RFC 5321 §6.3 asks for at least 100.
-    max_received: int = 100
-    #: Message octets in memory over all sessions; beyond, content is staged to disk at once, or answered 452.
-    message_memory: int = 64 * 1024 * 1024
-    #: A client that sends content slower than this on average is answered 421; octets a second.
-    min_data_rate: int = 100
+    max_connections: Annotated[int, Whole("connections", 1), About("Connections at once, in all.")] = 1000
+    max_connections_per_address: Annotated[
+        int, Whole("connections", 1), About("Connections at once of one address.")
+    ] = 100
+    max_connections_per_network: Annotated[
+        int, Whole("connections", 1), About("Connections at once of one IPv4 /24 or IPv6 /64 network.")
+    ] = 500
+    max_recipients: Annotated[
+        int, Whole("recipients", 1), About("Recipients of one mail; RFC 5321 §4.5.3.1.8 asks for at least 100.")
+    ] = 1000
+    max_errors: Annotated[int, Whole("commands", 1), About("Bad commands in one session before 421.")] = 10
+    max_idle_commands: Annotated[
+        int,
+        Whole("commands", 1),
+        About("Commands of one session that move no mail (NOOP, RSET, HELP, VRFY …) before 421."),
+    ] = 100
+    max_transactions: Annotated[int, Whole("mails", 1), About("Mails of one session before 421.")] = 10_000
+    max_received: Annotated[
+        int,
+        Whole("fields", 1),
+        About("`Received` fields before a mail counts as looping; RFC 5321 §6.3 asks for at least 100."),
+    ] = 100
+    message_memory: Annotated[
+        Octets,
+        About(
+            "Octets of mail in memory over all sessions; beyond it content goes to disk at once, or 452 is answered."
+        ),
+    ] = 64 * 1024 * 1024
+    min_data_rate: Annotated[
+        int,
+        Whole("octets a second", 0),
+        About("A client that sends a mail slower than this on average is answered 421; octets a second."),
+    ] = 100
 
 
 @frozen
 class TimeoutsSection:
-    """Seconds. RFC 5321 §4.5.3.2 gives the least values for a sender; a server asks for 5 minutes in §4.5.3.2.7."""
+    """Deadlines. RFC 5321 §4.5.3.2 gives the least values for a sender; a server asks for 5 minutes, §4.5.3.2.7."""
 
-    command_timeout: float = 300.0
-    #: Between two pieces of content, RFC 5321 §4.5.3.2.5.
-    data_timeout: float = 180.0
-    session_timeout: float = 1800.0
-    shutdown_timeout: float = 30.0
-    #: How long a client may wait for the store before 451; under the client's 10 minutes, RFC 5321 §4.5.3.2.6.
-    commit_timeout: float = 60.0
-    #: Outgoing: to connect; RFC 5321 §4.5.3.2.1 to §4.5.3.2.6 for the rest.
-    connect_timeout: float = 30.0
-    greeting_timeout: float = 300.0
-    mail_timeout: float = 300.0
-    rcpt_timeout: float = 300.0
-    data_initiation_timeout: float = 120.0
-    data_block_timeout: float = 180.0
-    data_termination_timeout: float = 600.0
+    command_timeout: Annotated[Seconds, About("How long a client may take for its next command.")] = 300.0
+    data_timeout: Annotated[Seconds, About("How long a client may pause inside a mail, RFC 5321 §4.5.3.2.5.")] = 180.0
+    session_timeout: Annotated[Seconds, About("How long a session may last.")] = 1800.0
+    shutdown_timeout: Annotated[Seconds, About("How long running transactions may take after SIGTERM.")] = 30.0
+    commit_timeout: Annotated[
+        Seconds,
+        About("How long a client waits for the store before 451; under its own 10 minutes, RFC 5321 §4.5.3.2.6."),
+    ] = 60.0
+    connect_timeout: Annotated[Seconds, About("Outgoing: to connect.")] = 30.0
+    greeting_timeout: Annotated[Seconds, About("Outgoing: for the greeting, RFC 5321 §4.5.3.2.1.")] = 300.0
+    mail_timeout: Annotated[Seconds, About("Outgoing: for the reply to MAIL, RFC 5321 §4.5.3.2.2.")] = 300.0
+    rcpt_timeout: Annotated[Seconds, About("Outgoing: for the reply to RCPT, RFC 5321 §4.5.3.2.3.")] = 300.0
+    data_initiation_timeout: Annotated[Seconds, About("Outgoing: for the reply to DATA, RFC 5321 §4.5.3.2.4.")] = 120.0
+    data_block_timeout: Annotated[Seconds, About("Outgoing: to send a block of a mail, RFC 5321 §4.5.3.2.5.")] = 180.0
+    data_termination_timeout: Annotated[
+        Seconds, About("Outgoing: for the reply to the final dot, RFC 5321 §4.5.3.2.6.")
+    ] = 600.0
 
 
 @frozen
 class WebSection:
     """Health and metrics over HTTP, on loopback."""
 
-    enabled: bool = True
-    listen_addr: str = "127.0.0.1:8025"
+    enabled: Annotated[Bool, About("Whether `/livez`, `/readyz` and `/metrics` are served.")] = True
+    listen_addr: Annotated[ListenAddr, About("Where; a loopback address.")] = "127.0.0.1:8025"
 
 
 @frozen
 class LoggingSection:
-    """The log on standard error. `format`: `auto` is `console` on a terminal and `json` elsewhere."""
+    """The log on standard error."""
 
-    level: str = "info"
-    format: str = "auto"
+    level: Annotated[
+        str,
+        Choice(("debug", "info", "warning", "error"), {"warn": "warning"}),
+        About("The least important level that is logged."),
+    ] = "info"
+    format: Annotated[
+        str,
+        Choice(("auto", "console", "json"), {"text": "console"}),
+        About("`auto` is `console` on a terminal and `json` elsewhere."),
+    ] = "auto"
 
 
 @frozen
 class AuthSection:
     """Authentication of clients, the original's keys."""
 
-    enabled: bool = False
-    required: bool = False
-    datasource_type: str = "sqlite"
-    datasource_name: str | None = None
-    datasource_path: str = "./elemta.db"
-    datasource_host: str | None = None
-    datasource_port: int | None = None
-    datasource_user: str | None = None
-    datasource_pass: str | None = field(default=None, repr=False)
-    datasource_db: str | None = None
+    enabled: Annotated[Bool, About("Whether clients may authenticate. Not offered yet.")] = False
+    required: Annotated[
+        Bool, About("Whether they must. Outside dev mode the server refuses to start with it: AUTH is not built yet.")
+    ] = False
+    datasource_type: Annotated[Words, About("Where the users are.")] = "sqlite"
+    datasource_name: Annotated[Words | None, About("The name of the datasource.")] = None
+    datasource_path: Annotated[Words, About("The file of the users.")] = "./elemta.db"
+    datasource_host: Annotated[Words | None, About("The database server.")] = None
+    datasource_port: Annotated[Port | None, About("The database server's port.")] = None
+    datasource_user: Annotated[Words | None, About("The database user.")] = None
+    datasource_pass: Annotated[
+        Words | None, Secret(), About("The database password; `datasource_pass_file` names a file that holds it.")
+    ] = field(default=None, repr=False)
+    datasource_db: Annotated[Words | None, About("The database.")] = None
 
 
 @frozen
 class LetsEncryptSection:
-    """Certificates by ACME, the original's keys."""
+    """Certificates by ACME, the original's keys; `letsencrypt` is the same section."""
 
-    enabled: bool = False
-    domain: str | None = None
-    email: str | None = None
-    cache_dir: str = "./certs"
-    staging: bool = False
+    enabled: Annotated[Bool, About("Whether certificates are fetched. Not built yet.")] = False
+    domain: Annotated[Domain | None, About("The domain of the certificate.")] = None
+    email: Annotated[Mailbox | None, About("Whom the authority may write to.")] = None
+    cache_dir: Annotated[Words, About("Where certificates are kept.")] = "./certs"
+    staging: Annotated[Bool, About("Whether the authority's staging service is asked.")] = False
 
 
 @frozen
 class TlsSection:
     """TLS, the original's keys."""
 
-    enabled: bool = False
-    listen_addr: str = ":465"
-    cert_file: str | None = None
-    key_file: str | None = None
+    enabled: Annotated[
+        Bool,
+        About("Whether TLS is served. Outside dev mode the server refuses to start with it: TLS is not built yet."),
+    ] = False
+    listen_addr: Annotated[ListenAddr, About("Where TLS is spoken from the first octet.")] = ":465"
+    cert_file: Annotated[Words | None, About("The certificate with its chain, PEM.")] = None
+    key_file: Annotated[Words | None, About("The private key, PEM.")] = None
     lets_encrypt: LetsEncryptSection = LetsEncryptSection()
 
 
 def _system_hostname() -> str:
-    import socket
+    """The machine's name, or `localhost` where that is no domain name. Not the resolver's name: asking it may hang."""
+    try:
+        return parse_domain(socket.gethostname())
+    except ValueError:
+        return "localhost"
 
-    return socket.getfqdn() or "localhost"
+
+def _default_listen_addr(config: "Config") -> str:
+    # Dev mode takes mail from anyone who can connect, so only this machine may, unless a person says otherwise.
+    return "127.0.0.1:2525" if config.dev_mode else ":2525"
 
 
 @frozen
 class Config:
-    """The whole configuration. Unset `listeners` means one at `listen_addr`; unset `routes` means everything by `mx`."""
+    """The whole configuration. Unset `listeners` means one at `listen_addr`; unset `routes` means all by `mx`."""
 
-    hostname: str = field(factory=_system_hostname)
-    listen_addr: str = ":2525"
-    queue_dir: str = "./queue"
-    max_size: int = 26_214_400
-    dev_mode: bool = False
-    allowed_relays: tuple[str, ...] = ()
-    local_domains: tuple[str, ...] = ()
-    #: Addresses that exist in local domains; with a `maildir` route the Maildirs that exist count as well.
-    local_recipients: tuple[str, ...] = ()
-    max_workers: int = 100
-    max_retries: int = 10
-    max_queue_time: float = 172_800.0
-    retry_schedule: tuple[float, ...] = (60, 300, 900, 3600, 10_800, 21_600, 43_200)
-    keep_delivered_messages: bool = False
-    #: Hours that finished mails' records are kept.
-    message_retention_hours: float = 168.0
-    #: Hours that failed mails are kept; 0 deletes at once.
-    failed_queue_retention_hours: float = 0.0
-    #: Seconds of waiting that raise a mail by one priority; None: strict priorities.
-    priority_ageing: float | None = None
-    listeners: tuple[ListenerSection, ...] = ()
-    routes: tuple[RouteSection, ...] = ()
+    dev_mode: Annotated[
+        Bool,
+        About("Takes every mail, sends none out, keeps all in the inbox. For a developer's machine."),
+    ] = False
+    hostname: Annotated[
+        Domain, About("The name in the greeting and in trace fields; the machine's own when left out.")
+    ] = field(factory=_system_hostname)
+    listen_addr: Annotated[
+        ListenAddr, About("The listener when `listeners` is left out; in dev mode `127.0.0.1:2525` when left out.")
+    ] = field(default=Factory(_default_listen_addr, takes_self=True))
+    queue_dir: Annotated[Words, About("The folder of the queue and of the control socket.")] = "./queue"
+    max_size: Annotated[Octets, About("Octets of the largest mail that is taken, RFC 1870 §4.")] = 26_214_400
+    allowed_relays: Annotated[
+        tuple[Relay, ...],
+        About("Addresses and networks of clients that may send mail to every domain. Empty: none may."),
+    ] = ()
+    local_domains: Annotated[
+        tuple[Domain, ...], About("Domains whose mail ends here; each needs a route to `lmtp`, `maildir` or `inbox`.")
+    ] = ()
+    local_recipients: Annotated[
+        tuple[Mailbox, ...],
+        About("Addresses that exist in local domains; with a `maildir` route the Maildirs that exist count as well."),
+    ] = ()
+    max_workers: Annotated[
+        int,
+        Whole("deliveries", 1, 10_000),
+        About("Deliveries at once; one destination takes at most half of them."),
+    ] = 100
+    max_retries: Annotated[int, Whole("attempts", 0), About("Attempts after the first one before a mail bounces.")] = 10
+    max_queue_time: Annotated[Seconds, About("How long a mail is tried before it bounces.")] = 172_800.0
+    retry_schedule: Annotated[tuple[Seconds, ...], About("Waiting times between attempts; the last one repeats.")] = (
+        60,
+        300,
+        900,
+        3600,
+        10_800,
+        21_600,
+        43_200,
+    )
+    keep_delivered_messages: Annotated[Bool, About("Whether delivered mails stay in the queue as a record.")] = False
+    message_retention_hours: Annotated[Hours, About("Hours that records of finished mails are kept.")] = 168.0
+    failed_queue_retention_hours: Annotated[Hours, About("Hours that failed mails are kept; 0 deletes at once.")] = 0.0
+    priority_ageing: Annotated[
+        Seconds | None, About("The waiting time that raises a mail by one priority; left out: strict priorities.")
+    ] = None
+    listeners: Annotated[tuple[ListenerSection, ...], About("The listeners; they replace `listen_addr`.")] = ()
+    routes: Annotated[tuple[RouteSection, ...], About("The ways out by domain; the first that matches wins.")] = ()
     storage: StorageSection = StorageSection()
     limits: LimitsSection = LimitsSection()
     timeouts: TimeoutsSection = TimeoutsSection()

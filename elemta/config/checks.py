@@ -1,0 +1,195 @@
+"""What keys mean together: the problems and the oddities of a configuration whose values each fit.
+
+What is not here: the check of one value (`config.kinds`), mail routing (`config.routes` checks how routes fit local
+domains). Nothing is read but the configuration; whether a file exists is asked through `Facts`.
+"""
+
+import ipaddress
+from collections.abc import Callable
+
+from attrs import frozen
+
+from elemta.config.addresses import parse_listen_address, parse_network
+from elemta.config.listeners import effective_listeners
+from elemta.config.problems import Report
+from elemta.config.routes import check_local_domains, check_routes
+from elemta.config.sections import Config, TlsMode
+
+#: RFC 5321 §4.5.3.1.7: every server takes mails of at least 64K octets.
+_LEAST_MAX_SIZE = 65_536
+
+#: A relay network with a shorter prefix is more than any one organisation has: the largest allocations are IPv4 /8
+#: and IPv6 /19.
+_SHORTEST_PREFIX = {4: 8, 6: 19}
+
+
+@frozen
+class Facts:
+    """What checks may know beside the configuration."""
+
+    #: Whether there is a file of this name.
+    exists: Callable[[str], bool]
+
+
+def check(config: Config, report: Report, *, facts: Facts, broken: frozenset[str]) -> None:
+    """Run every check whose keys are sound. `broken` are the keys of the top level whose values do not fit."""
+    for function, needs in _CHECKS:
+        if not broken & needs:
+            function(config, report, facts)
+
+
+def _hostname(config: Config, report: Report, _: Facts) -> None:
+    if "." not in config.hostname and not config.dev_mode:
+        report.warn(
+            ("hostname",),
+            f'"{config.hostname}" is no fully qualified name; other servers distrust such a greeting. '
+            'Set one that the DNS knows, such as "mail.example.com".',
+        )
+    elif _is_address(config.hostname):
+        report.error(("hostname",), 'found an IP address, expected a name such as "mail.example.com".')
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _sizes(config: Config, report: Report, _: Facts) -> None:
+    if config.max_size < _LEAST_MAX_SIZE:
+        report.warn(
+            ("max_size",), f"mails of {_LEAST_MAX_SIZE} octets are to be taken by every server, RFC 5321 §4.5.3.1.7."
+        )
+
+
+def _relays(config: Config, report: Report, _: Facts) -> None:
+    for index, text in enumerate(config.allowed_relays):
+        network = parse_network(text)
+        path = ("allowed_relays", index)
+        if network.prefixlen == 0:
+            report.warn(
+                path,
+                f"OPEN RELAY: {network} is everyone. Spammers will find this server within hours, and others will "
+                "refuse its mail. Name the networks of your own clients.",
+            )
+        elif network.prefixlen < _SHORTEST_PREFIX[network.version] and not network.is_private:
+            report.warn(path, f"{network} is larger than the network of any one organisation; all of it may relay.")
+
+
+def _retries(config: Config, report: Report, _: Facts) -> None:
+    if not config.retry_schedule:
+        report.error(("retry_schedule",), "found an empty list, expected at least one waiting time.")
+    elif config.max_retries and config.retry_schedule[0] >= config.max_queue_time:
+        report.warn(
+            ("retry_schedule",),
+            f"the first retry would come after max_queue_time ({config.max_queue_time:g} s): "
+            "mails bounce after one attempt.",
+        )
+
+
+def _listeners(config: Config, report: Report, _: Facts) -> None:
+    names: dict[str, int] = {}
+    addresses: dict[str, int] = {}
+    for index, listener in enumerate(config.listeners):
+        first = addresses.setdefault(listener.address, index)
+        if first != index and parse_listen_address(listener.address) != parse_listen_address(":0"):
+            report.error(("listeners", index, "address"), f"listeners[{first}] listens at {listener.address} already.")
+        name = listener.name or listener.address
+        first = names.setdefault(name, index)
+        if first != index and listener.name:
+            report.error(("listeners", index, "name"), f'listeners[{first}] is called "{name}" already.')
+    if config.listeners and report.document.has(("listen_addr",)):
+        report.warn(("listen_addr",), "not used: listeners names all listeners. Remove one of the two.")
+
+
+def _web(config: Config, report: Report, _: Facts) -> None:
+    if config.web.enabled and not parse_listen_address(config.web.listen_addr).is_loopback:
+        report.error(
+            ("web", "listen_addr"),
+            f'found "{config.web.listen_addr}", expected a loopback address such as "127.0.0.1:8025": '
+            "the web side has no tokens yet, so it is for this machine alone.",
+        )
+
+
+def _storage(config: Config, report: Report, _: Facts) -> None:
+    if config.storage.type == "memory" and not config.dev_mode:
+        report.warn(("storage", "type"), 'mail that was accepted is lost when the server stops; use "sqlite".')
+
+
+def _auth(config: Config, report: Report, _: Facts) -> None:
+    """AUTH is not built yet: what needs it must not start, lest mail be taken that was to be refused."""
+    refuse = report.warn if config.dev_mode else report.error
+    lenient = "in dev mode everyone may send" if config.dev_mode else "the server would take mail from anyone else"
+    if config.auth.required:
+        refuse(("auth", "required"), f"AUTH is not built yet, so nobody can authenticate; {lenient}. Remove this key.")
+    elif config.auth.enabled:
+        report.warn(("auth", "enabled"), "AUTH is not offered yet; allowed_relays decides who may relay.")
+    for index, listener in enumerate(config.listeners):
+        path = ("listeners", index)
+        if listener.auth_required:
+            refuse(
+                (*path, "auth_required"),
+                f"AUTH is not built yet, so nobody can authenticate; {lenient}. Remove this key.",
+            )
+        elif listener.auth:
+            report.warn((*path, "auth"), "AUTH is not offered yet; allowed_relays decides who may relay.")
+
+
+def _tls(config: Config, report: Report, facts: Facts) -> None:
+    """TLS is not built yet: a listener that is asked for must not be missing in silence, nor be in plain text."""
+    refuse = report.warn if config.dev_mode else report.error
+    for index, listener in enumerate(config.listeners):
+        path = ("listeners", index, "tls")
+        if listener.tls is TlsMode.IMPLICIT:
+            outcome = "this listener is not started" if config.dev_mode else "this listener cannot be served"
+            refuse(path, f"TLS is not built yet: {outcome}.")
+        elif listener.tls is TlsMode.STARTTLS:
+            outcome = "this listener is in plain text" if config.dev_mode else "this listener cannot offer STARTTLS"
+            refuse(path, f"TLS is not built yet: {outcome}.")
+    if config.tls.enabled:
+        _tls_section(config, report, facts)
+    if not effective_listeners(config):
+        report.error(("listeners",), "no listener is left that can be served; add one without TLS.")
+
+
+def _tls_section(config: Config, report: Report, facts: Facts) -> None:
+    refuse = report.warn if config.dev_mode else report.error
+    path = ("tls", "enabled")
+    if config.dev_mode:
+        where = "" if config.listeners else f", so nothing listens at {config.tls.listen_addr}"
+        refuse(path, f"TLS is not built yet{where}; dev mode runs without it.")
+    else:
+        refuse(path, "TLS is not built yet, and what was to be encrypted would not be. Set it to false to run without.")
+    if config.tls.lets_encrypt.enabled:
+        return
+    for key in ("cert_file", "key_file"):
+        name = getattr(config.tls, key)
+        if name is None:
+            refuse(("tls", key), "tls.enabled needs a certificate and its key; this one is not named.")
+        elif not facts.exists(name):
+            refuse(("tls", key), f'found "{name}", expected a file: there is none.')
+
+
+def _routes(config: Config, report: Report, _: Facts) -> None:
+    check_routes(config.routes, report)
+
+
+def _local_domains(config: Config, report: Report, _: Facts) -> None:
+    check_local_domains(config, report)
+
+
+_CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], ...] = (
+    (_hostname, frozenset({"hostname", "dev_mode"})),
+    (_sizes, frozenset({"max_size"})),
+    (_relays, frozenset({"allowed_relays"})),
+    (_retries, frozenset({"retry_schedule", "max_queue_time", "max_retries"})),
+    (_listeners, frozenset({"listeners", "listen_addr"})),
+    (_web, frozenset({"web"})),
+    (_storage, frozenset({"storage", "dev_mode"})),
+    (_auth, frozenset({"auth", "listeners", "dev_mode"})),
+    (_tls, frozenset({"tls", "listeners", "dev_mode"})),
+    (_routes, frozenset({"routes"})),
+    (_local_domains, frozenset({"routes", "local_domains", "local_recipients", "dev_mode"})),
+)

@@ -1,0 +1,115 @@
+"""Whether routes, local domains, local recipients fit each other.
+
+What is not here: routing a mail (`delivery.routing`), or the check of one value (`config.kinds`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from elemta.config.document import Path
+from elemta.config.problems import Report
+from elemta.config.sections import Config, RouteSection, TransportName
+
+_LOCAL = frozenset({TransportName.LMTP, TransportName.MAILDIR, TransportName.INBOX})
+
+#: The keys of a route beside `domain`, `transport` and `priority`, with the transports that use them.
+_USED_BY = {
+    "host": frozenset({TransportName.SMTP, TransportName.LMTP}),
+    "port": frozenset({TransportName.SMTP, TransportName.LMTP}),
+    "path": frozenset({TransportName.LMTP, TransportName.MAILDIR}),
+    "allow_private": frozenset({TransportName.MX}),
+}
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
+
+
+def matches(pattern: str, domain: str) -> bool:
+    """Whether a route's pattern means a domain. `*.example.com` means what is below it, not `example.com` itself."""
+    if pattern == "*":
+        return True
+    if pattern.startswith("*."):
+        return domain.endswith(pattern[1:])
+    return pattern == domain
+
+
+def check_routes(routes: Sequence[RouteSection], report: Report) -> None:
+    """Report routes that lack a key, have one too many, or are never reached."""
+    for index, route in enumerate(routes):
+        path = ("routes", index)
+        _check_keys(route, report, path)
+        _check_placeholders(route, report, path)
+        shadow = _shadow(routes[:index], route.domain)
+        if shadow is not None:
+            report.warn(
+                path, f'never used: routes[{shadow}] ("{routes[shadow].domain}") matches all of "{route.domain}" first.'
+            )
+
+
+def _shadow(before: Iterable[RouteSection], pattern: str) -> int | None:
+    """The index of an earlier route that matches everything this pattern does."""
+    for index, route in enumerate(before):
+        below = pattern.removeprefix("*")  # ".example.com" is matched by what matches every domain below it
+        if route.domain == pattern or (pattern != "*" and matches(route.domain, below)):
+            return index
+    return None
+
+
+def _check_keys(route: RouteSection, report: Report, path: Path) -> None:
+    name = route.transport.value
+    for key, users in _USED_BY.items():
+        if getattr(route, key) and route.transport not in users:
+            names = " or ".join(sorted(f'"{user.value}"' for user in users))
+            report.error((*path, key), f'the transport "{name}" has no {key}; expected {names}, or no such key.')
+    if route.transport is TransportName.SMTP and route.host is None:
+        report.error(path, 'the transport "smtp" needs a host, and a port unless it is 25.')
+    if route.transport is TransportName.MAILDIR and route.path is None:
+        report.error(path, 'the transport "maildir" needs a path such as "/var/mail/{domain}/{local}".')
+    if route.transport is TransportName.LMTP:
+        over_tcp = route.host is not None and route.port is not None
+        if route.path is not None and (route.host is not None or route.port is not None):
+            report.error(path, 'the transport "lmtp" has either a path (a unix socket) or a host and a port, not both.')
+        elif route.path is None and not over_tcp:
+            report.error(path, 'the transport "lmtp" needs a host and a port, or the path of a unix socket.')
+
+
+def _check_placeholders(route: RouteSection, report: Report, path: Path) -> None:
+    if route.transport is not TransportName.MAILDIR or route.path is None:
+        return
+    for found in _PLACEHOLDER.findall(route.path):
+        if found not in {"{local}", "{domain}"}:
+            report.error((*path, "path"), f'found "{found}", expected no braces but {{local}} and {{domain}}.')
+
+
+def check_local_domains(config: Config, report: Report) -> None:
+    """Report local domains whose mail has nowhere to go, or whose recipients nobody knows."""
+    for index, mailbox in enumerate(config.local_recipients):
+        domain = mailbox.rpartition("@")[2]
+        if domain not in config.local_domains:
+            report.error(("local_recipients", index), f'"{domain}" is not in local_domains; add it there.')
+    if config.dev_mode:
+        return  # every valid recipient is taken, every mail goes to the inbox
+    for index, domain in enumerate(config.local_domains):
+        says = _trouble_with(domain, config)
+        if says:
+            report.error(("local_domains", index), f'"{domain}" {says}')
+
+
+def _trouble_with(domain: str, config: Config) -> str:
+    number = next((number for number, route in enumerate(config.routes) if matches(route.domain, domain)), None)
+    example = f'such as {{"domain": "{domain}", "transport": "maildir", "path": "/var/mail/{{domain}}/{{local}}"}}'
+    if number is None:
+        return f'has no route; expected one to "lmtp", "maildir" or "inbox", {example}.'
+    route = config.routes[number]
+    if route.transport not in _LOCAL:
+        return (
+            f'goes by routes[{number}] to "{route.transport.value}"; expected a route before it to "lmtp", '
+            f'"maildir" or "inbox", {example}.'
+        )
+    listed = any(mailbox.endswith(f"@{domain}") for mailbox in config.local_recipients)
+    from_folders = route.transport is TransportName.MAILDIR and "{local}" in (route.path or "")
+    if not listed and not from_folders:
+        return (
+            f'has no recipients; expected some in local_recipients, such as "postmaster@{domain}", or a route '
+            'to "maildir" whose path has {local}.'
+        )
+    return ""

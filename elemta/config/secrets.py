@@ -1,0 +1,71 @@
+"""Secrets that come from files.
+
+Every secret key `x` has a twin `x_file` that names a file with its value, in the configuration's file and in the
+environment. What is not here: masking (`config.show`). The value is the file's text without its last line end.
+"""
+
+import stat
+from pathlib import Path
+
+from elemta.config import document
+from elemta.config.document import Origin, dotted
+from elemta.config.keys import all_keys, secret_files
+from elemta.config.problems import Report, describe
+
+#: Octets of a file with a secret: the longest ones, private keys in PEM, have a few thousand.
+MOST_SECRET_OCTETS = 65_536
+
+
+def read_secrets(report: Report, *, cwd: Path) -> None:
+    """Put each secret that a file holds in its place. The higher origin of a secret and its file wins."""
+    tree = report.document
+    for named, target in secret_files().items():
+        if not tree.has(named):
+            continue
+        origin = tree.origin_of(named)
+        name = tree.pop(named)
+        rival = tree.origin_of(target) if tree.has(target) else None
+        if rival is not None and rival.rank == origin.rank:
+            _refuse(report, named, origin, f"the same secret is written as {dotted(target)}; remove one of them.")
+        elif rival is None or rival.rank < origin.rank:
+            _read(report, named, name=name, target=target, origin=origin, cwd=cwd)
+
+
+def _refuse(report: Report, named: document.Path, origin: Origin, says: str) -> None:
+    report.document.put(named, None, origin=origin)  # so that the report says where it stands
+    report.error(named, says)
+    report.document.pop(named)
+
+
+def _read(
+    report: Report, named: document.Path, *, name: object, target: document.Path, origin: Origin, cwd: Path
+) -> None:
+    if not isinstance(name, str) or not name:
+        _refuse(report, named, origin, f"found {describe(name)}, expected the name of a file.")
+        return
+    try:
+        with Path(cwd, name).open("rb") as file:
+            content = file.read(MOST_SECRET_OCTETS + 1)
+            mode = Path(cwd, name).stat().st_mode
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        _refuse(report, named, origin, f"the file {describe(name)} cannot be read: {reason}.")
+        return
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        _refuse(report, named, origin, f"the file {describe(name)} holds no text in UTF-8.")
+        return
+    if len(content) > MOST_SECRET_OCTETS:
+        _refuse(report, named, origin, f"the file {describe(name)} has more than {MOST_SECRET_OCTETS} octets.")
+        return
+    report.document.put(target, text.removesuffix("\n").removesuffix("\r"), origin=origin)
+    if mode & stat.S_IROTH:
+        report.warn(target, f"everyone on this machine can read {name}; run: chmod o-r {name}")
+
+
+def warn_of_readable_secrets(report: Report, *, name: str, mode: int) -> None:
+    """Say so when a configuration file that everyone can read holds a secret."""
+    for key in all_keys():
+        if key.secret and mode & stat.S_IROTH and report.document.find(key.path):
+            report.warn(key.path, f"everyone on this machine can read this secret; run: chmod o-r {name}")
