@@ -79,12 +79,13 @@ def header_block(content: bytes) -> bytes:
 def survey(header: bytes) -> HeaderSurvey:
     """Look over a header block once."""
     lowered = b"\r\n" + header.lower()
+    ends = _ends(lowered)
     return HeaderSurvey(
         fields=_count_fields(lowered),
-        received=_count(lowered, b"received"),
-        has_from=_find(lowered, b"from") >= 0,
-        has_date=_find(lowered, b"date") >= 0,
-        has_message_id=_find(lowered, b"message-id") >= 0,
+        received=_count(lowered, b"received", ends),
+        has_from=_count(lowered, b"from", ends) > 0,
+        has_date=_count(lowered, b"date", ends) > 0,
+        has_message_id=_count(lowered, b"message-id", ends) > 0,
     )
 
 
@@ -98,13 +99,9 @@ def header_fault(header: bytes) -> HeaderFault | None:
 
 
 def count_field(header: bytes, name: str) -> int:
-    """How often the field `name` stands in a header block, in any case of letters."""
-    return _count(b"\r\n" + header.lower(), name.lower().encode("ascii"))
-
-
-def has_field(header: bytes, name: str) -> bool:
-    """True when the field `name` stands in a header block."""
-    return _find(b"\r\n" + header.lower(), name.lower().encode("ascii")) >= 0
+    """How often the field `name` stands in a header block, in any case of letters; 0 when it does not."""
+    lowered = b"\r\n" + header.lower()
+    return _count(lowered, name.lower().encode("ascii"), _ends(lowered))
 
 
 def raw_field(header: bytes, name: str) -> bytes | None:
@@ -166,21 +163,24 @@ def _count_fields(block: bytes) -> int:
 
 
 def _ends(lowered: bytes) -> tuple[bytes, ...]:
-    """What may end a field's name in this block.
+    """What else than a colon may end a field's name in this block.
 
     RFC 5322 §4.5: old mails may have white space before the colon. One space or tab is tolerated; more of it stands in
     no mail but a contrived one, and a contrived mail cannot hide the fields that we add.
     """
-    return (b":", b" :", b"\t:") if b" :" in lowered or b"\t:" in lowered else (b":",)
+    return (b" :", b"\t:") if b" :" in lowered or b"\t:" in lowered else ()
 
 
-def _count(lowered: bytes, name: bytes) -> int:
-    return sum(lowered.count(b"\r\n" + name + end) for end in _ends(lowered))
+def _count(lowered: bytes, name: bytes, ends: tuple[bytes, ...]) -> int:
+    found = lowered.count(b"\r\n" + name + b":")
+    for end in ends:
+        found += lowered.count(b"\r\n" + name + end)
+    return found
 
 
 def _find(lowered: bytes, name: bytes) -> int:
     """Where the first field `name` begins, counted without the CRLF in front of the block; -1 when there is none."""
-    places = [lowered.find(b"\r\n" + name + end) for end in _ends(lowered)]
+    places = [lowered.find(b"\r\n" + name + end) for end in (b":", *_ends(lowered))]
     return min((place for place in places if place >= 0), default=-1)
 
 

@@ -32,8 +32,8 @@ def order_key(priority: Priority, due: float, *, id: str, ageing: float | None =
     """The place of a mail in line: smaller goes first, no two mails are equal.
 
     Without `ageing`: the higher priority, then the longer due, then the smaller id. With it (seconds of waiting worth
-    one priority): a mail that has been due `ageing` seconds longer is level with one a priority above it. Both keys hold
-    as long as the mail waits, so that a heap needs no re-sorting: waiting adds the same to every mail.
+    one priority): a mail that has been due `ageing` seconds longer is level with one a priority above it. Both keys
+    hold as long as the mail waits, so that a heap needs no re-sorting: waiting adds the same to every mail.
     `due` is UTC in seconds since 1970. Raises `ValueError` for an `ageing` that is not positive.
     """
     if ageing is None:

@@ -17,7 +17,7 @@ Failures raised: `ValueError` for a call that makes no sense: a defect of ours.
 
 from collections.abc import Sequence
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from elemta.mail.outcome import Deferred, Delivered, Failed, Outcome
 from elemta.mail.reply import Reply
@@ -129,14 +129,17 @@ def _expired(index: int, cause: Deferred, attempts: int) -> Verdict:
     return Verdict(index, Failed(Reply(_EXPIRED_CODE, EXPIRED_STATUS, words), cause.peer), cause)
 
 
+#: What an outcome makes of a recipient. Deferred ones stay as they were.
+_STATUS_AFTER = {
+    Delivered: RecipientStatus.DELIVERED,
+    Failed: RecipientStatus.FAILED,
+    Deferred: RecipientStatus.PENDING,
+}
+
+
 def _progress(before: Progress, verdict: Verdict) -> Progress:
-    match verdict.outcome:
-        case Delivered(reply=reply):
-            return evolve(before, status=RecipientStatus.DELIVERED, reply=reply)
-        case Failed(reply=reply):
-            return evolve(before, status=RecipientStatus.FAILED, reply=reply)
-        case Deferred(reply=reply):
-            return evolve(before, reply=reply)
+    outcome = verdict.outcome
+    return Progress(_STATUS_AFTER[type(outcome)], outcome.reply, before.reported, before.delay_reported)
 
 
 def _state(progress: Sequence[Progress]) -> QueueState:
