@@ -1,0 +1,247 @@
+"""One connection to a host with the client machine on it.
+
+What is not here: which host is tried (`delivery.smtp`), how long a connection is kept (`delivery.pool`).
+Deadlines are one cancel scope for an attempt at one host, moved from reply to reply (`Watch`): RFC 5321 §4.5.3.2 has
+a time for each. Failures raised: `SessionFailed`; `AttemptStopped` when the gate closed.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import trio
+from attrs import field, frozen
+
+from elemta.config.sections import TimeoutsSection
+from elemta.delivery.base import AttemptStopped, Content, Gate
+from elemta.delivery.hops import Hop
+from elemta.mail.outcome import Peer
+from elemta.mail.reply import Reply
+from elemta.net.base import Network, Stream
+from elemta.smtp.client import ClientMachine
+from elemta.smtp.client_commands import Transaction
+from elemta.smtp.client_events import CLIENT_NEEDS_DATA, Awaited, ClientEvent, ContentWanted, Ended, Ready, Settled
+from elemta.smtp.replies import RemoteProtocolError
+from elemta.smtp.stuffing import BareNewline, DotStuffer
+
+#: Octets of content read, stuffed, and sent at a time: a hundred deliveries hold fifty megabytes so, and a thread
+#: hop for each piece is under a tenth of what sending it costs.
+PIECE_OCTETS: Final = 256 * 1024
+
+#: Seconds for a goodbye that changes nothing for any mail.
+QUIT_SECONDS: Final = 2.0
+
+
+class SessionFailed(Exception):
+    """Nothing more is to be had from this connection. `reply` is what the host said, or ours for what it did.
+
+    `lost` is True where the host closed it, as hosts do with idle connections.
+    """
+
+    def __init__(self, reply: Reply, *, lost: bool = False) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+        self.lost = lost
+
+
+def _patience(timeouts: TimeoutsSection) -> Mapping[Awaited, float]:
+    return {
+        Awaited.GREETING: timeouts.greeting_timeout,
+        Awaited.HELLO: timeouts.greeting_timeout,
+        Awaited.HELO: timeouts.greeting_timeout,
+        Awaited.STARTTLS: timeouts.greeting_timeout,
+        Awaited.AUTH: timeouts.greeting_timeout,
+        Awaited.RSET: timeouts.mail_timeout,
+        Awaited.MAIL: timeouts.mail_timeout,
+        Awaited.RCPT: timeouts.rcpt_timeout,
+        Awaited.DATA: timeouts.data_initiation_timeout,
+        Awaited.FINAL: timeouts.data_termination_timeout,
+        Awaited.EMPTY: timeouts.data_termination_timeout,
+        Awaited.QUIT: QUIT_SECONDS,
+        Awaited.NOTHING: 0.0,
+    }
+
+
+@frozen(eq=False)
+class ClientOptions:
+    """How this server speaks to others. `hostname` is what EHLO says.
+
+    Connections are reused within one `route` only: another route may want another TLS policy or other credentials.
+    """
+
+    hostname: str
+    timeouts: TimeoutsSection
+    lmtp: bool = False
+    route: str = ""
+    #: Seconds to wait for each reply.
+    patience: Mapping[Awaited, float] = field(init=False, repr=False)
+
+    @patience.default
+    def _default_patience(self) -> Mapping[Awaited, float]:
+        return _patience(self.timeouts)
+
+
+class Watch:
+    """The one cancel scope of an attempt at one host, and what it waits for at the moment."""
+
+    __slots__ = ("doing", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.doing = ""
+
+    def allow(self, doing: str, seconds: float) -> None:
+        """Give the next step its time."""
+        self.doing = doing
+        self.scope.deadline = trio.current_time() + seconds
+
+    @property
+    def reply(self) -> Reply:
+        """What is said of a step that took too long."""
+        return Reply(451, "4.4.2", f"timed out: {self.doing}")
+
+
+class Session:
+    """A connection past its greeting. One task uses it at a time; between mails the pool keeps it."""
+
+    def __init__(self, hop: Hop, stream: Stream, options: ClientOptions) -> None:
+        self.hop = hop
+        self.peer = Peer(host=hop.host, address=str(hop.endpoint))
+        self.machine = ClientMachine(options.hostname, lmtp=options.lmtp, peer=self.peer)
+        self.opened_at = trio.current_time()
+        #: Mails that were settled here.
+        self.mails = 0
+        #: What it may be reused for.
+        self.key = pool_key(hop, options)
+        self._options = options
+        self._stream = stream
+
+    async def greet(self, watch: Watch) -> None:
+        """Wait for the greeting, say EHLO. Raises `SessionFailed`."""
+        event = await self._next_event(watch)
+        if not isinstance(event, Ready):
+            raise _failure(event)
+
+    async def transact(self, transaction: Transaction, content: Content, *, gate: Gate, watch: Watch) -> Settled:
+        """Send one mail. Raises `SessionFailed`, and `AttemptStopped` when the gate closed before the final dot.
+
+        After any failure, `machine.conclude` tells what it means for the recipients.
+        """
+        self.machine.begin(transaction)
+        event = await self._next_event(watch)
+        if isinstance(event, ContentWanted):
+            watch.scope.deadline = float("inf")  # the gate has its own bounds, and the host waits for us
+            if not await gate():
+                raise AttemptStopped
+            await self._send_content(content, watch)
+            event = await self._next_event(watch)
+        if not isinstance(event, Settled):
+            raise _failure(event)
+        self.mails += 1
+        return event
+
+    async def _send_content(self, content: Content, watch: Watch) -> None:
+        """Content and final dot: for a small mail in one send."""
+        stuffer = DotStuffer()
+        size = content.size
+        offset = 0
+        seconds = self._options.timeouts.data_block_timeout
+        while offset < size or not offset:
+            watch.allow("sending the content", seconds)
+            piece = await content.read(offset, PIECE_OCTETS)
+            offset += len(piece)
+            try:
+                wire = stuffer.feed(piece)
+                if offset >= size:
+                    wire += stuffer.end()
+            except BareNewline as error:
+                raise SessionFailed(Reply(554, "5.6.0", str(error))) from error
+            if offset < size and not piece:
+                raise SessionFailed(Reply(451, "4.3.0", f"the stored mail ends at {offset} octets of {size}"))
+            if offset >= size:
+                self.machine.end_content()
+            await self._send(wire, "sending the content")
+            if not size:
+                return
+
+    async def _next_event(self, watch: Watch) -> ClientEvent:
+        machine = self.machine
+        patience = self._options.patience
+        seen = -1
+        while True:
+            try:
+                event = machine.next_event()
+            except RemoteProtocolError as error:
+                raise SessionFailed(Reply(451, "4.5.0", f"the host broke the protocol: {error}")) from error
+            if event is not CLIENT_NEEDS_DATA:
+                return event
+            awaited = machine.awaited
+            if machine.replies != seen:
+                # A whole reply earns the next one its time; single octets earn nothing.
+                seen = machine.replies
+                watch.allow(f"waiting for the reply to {awaited.value}", patience[awaited])
+            out = machine.data_to_send()
+            if out:
+                await self._send(out, watch.doing)
+            try:
+                machine.receive_data(bytes(await self._stream.receive_some()))
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise _lost(watch.doing) from error
+
+    async def _send(self, data: bytes, doing: str) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(doing) from error
+
+    async def quit(self) -> None:
+        """Say goodbye and close; takes `QUIT_SECONDS` at most. RFC 5321 §4.1.1.10 wants QUIT before a close."""
+        watch = Watch()
+        try:
+            with watch.scope:
+                self.machine.quit()
+                await self._next_event(watch)
+                await self._stream.aclose()
+        except (SessionFailed, trio.BrokenResourceError):
+            pass  # whoever hangs up first has the last word
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once: a mail under way is cut off, so that the host cannot take it for whole."""
+        self._stream.abort()
+
+
+#: Route, LMTP or not, address: sessions with the same key may stand in for each other.
+PoolKey = tuple[str, bool, Hop]
+
+
+def pool_key(hop: Hop, options: ClientOptions) -> PoolKey:
+    """The key of a session with this host."""
+    return (options.route, options.lmtp, hop)
+
+
+async def open_session(hop: Hop, network: Network, *, options: ClientOptions, watch: Watch) -> Session:
+    """Connect and greet. Raises `SessionFailed`; leaves nothing open when it raises or is cancelled."""
+    watch.allow("connecting", options.timeouts.connect_timeout)
+    try:
+        stream = await network.connect(hop.endpoint)
+    except OSError as error:
+        raise SessionFailed(Reply(451, "4.4.1", f"cannot connect: {error.strerror or error}")) from error
+    session = Session(hop, stream, options)
+    try:
+        await session.greet(watch)
+    except BaseException:
+        session.abort()
+        raise
+    return session
+
+
+def _lost(doing: str) -> SessionFailed:
+    return SessionFailed(Reply(451, "4.4.2", f"connection lost: {doing}"), lost=True)
+
+
+def _failure(event: ClientEvent) -> SessionFailed:
+    assert isinstance(event, Ended), event
+    if event.reply is not None:
+        return SessionFailed(event.reply, lost=event.reply.code == 421)
+    return _lost(f"waiting for the reply to {event.awaited.value}")

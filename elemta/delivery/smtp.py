@@ -1,0 +1,212 @@
+"""The transport that gives mails to other hosts by SMTP or LMTP.
+
+What is not here: where the hosts come from (`delivery.hops`), one connection (`delivery.session`), their reuse
+(`delivery.pool`). Hosts are tried in order until one of them decides about every recipient: RFC 5321 §5.1. Failures
+raised: `AttemptStopped`; whatever a host does is an outcome.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+from structlog.typing import FilteringBoundLogger
+
+from elemta.delivery.base import Content, Job
+from elemta.delivery.conversion import header_is_ascii, to_seven_bit
+from elemta.delivery.hops import Hop, HopFinder
+from elemta.delivery.pool import ConnectionPool
+from elemta.delivery.session import ClientOptions, Session, SessionFailed, Watch, open_session, pool_key
+from elemta.mail.envelope import Envelope
+from elemta.mail.outcome import Deferred, Failed, Outcome, Peer
+from elemta.mail.reply import Reply
+from elemta.net.base import Network
+from elemta.smtp.client_checks import objection, recipient_objection
+from elemta.smtp.client_commands import Capabilities, Transaction
+
+#: Addresses tried in one attempt. RFC 5321 §5.1 asks for two at least, Postfix tries 5 (`smtp_mx_address_limit`);
+#: twice as many here, because half of them may be IPv6 where the network has none.
+MAX_HOPS: Final = 10
+
+#: Recipients of one transaction: as many as every host must take, RFC 5321 §4.5.3.1.8.
+MAX_RECIPIENTS: Final = 100
+
+#: For a finder that breaks its contract; never seen otherwise.
+_UNTRIED: Final = Deferred(Reply(451, "4.4.4", "there is no host to try"))
+
+
+class SmtpTransport:
+    """Delivers over connections that are reused. One instance serves any number of tasks."""
+
+    def __init__(
+        self,
+        finder: HopFinder,
+        network: Network,
+        *,
+        pool: ConnectionPool,
+        options: ClientOptions,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.finder = finder
+        self.network = network
+        self.pool = pool
+        self.options = options
+        self.log = log
+
+    async def deliver(self, job: Job) -> Sequence[Outcome]:
+        """One outcome a recipient. Raises `AttemptStopped` when the gate closed before anything was delivered."""
+        recipients = job.envelope.recipients
+        found = await self.finder.hops(recipients[0].address.domain)
+        if isinstance(found, Deferred | Failed):
+            return [found] * len(recipients)
+        attempt = _Attempt(self, job, hops=found[:MAX_HOPS])
+        for start in range(0, len(recipients), MAX_RECIPIENTS):
+            await attempt.deliver_to(list(range(start, min(start + MAX_RECIPIENTS, len(recipients)))))
+        return attempt.outcomes
+
+
+class _Attempt:
+    """One job on its way through the hosts."""
+
+    def __init__(self, transport: SmtpTransport, job: Job, *, hops: Sequence[Hop]) -> None:
+        self.outcomes: list[Outcome] = [_UNTRIED] * len(job.envelope.recipients)
+        self._transport = transport
+        self._job = job
+        self._hops = hops
+        #: Indexes of the recipients without an outcome, in this transaction.
+        self._pending: list[int] = []
+        #: What the hosts said or did that decided nothing.
+        self._failures: list[Outcome] = []
+        self._no_host_left = False
+        self._gate_opened = False
+
+    async def deliver_to(self, indexes: list[int]) -> None:
+        """Settle these recipients."""
+        self._pending = indexes
+        if not self._no_host_left:  # hosts that failed for the first recipients are not asked for the next
+            self._failures = []
+            for hop in await self._over_kept_connection():
+                await self._try(hop, None)
+                if not self._pending:
+                    return
+        if self._pending:
+            self._no_host_left = True
+            self._settle([_verdict(self._failures)] * len(self._pending))
+
+    async def _over_kept_connection(self) -> Sequence[Hop]:
+        """Try an idle connection to any of the hosts, the preferred first. The hosts still to be tried."""
+        pool, options = self._transport.pool, self._transport.options
+        for hop in self._hops:
+            session = pool.take(pool_key(hop, options))
+            if session is None:
+                continue
+            if not await self._try(hop, session):
+                self._transport.log.debug("kept_connection_was_stale", host=hop.host, address=str(hop.endpoint))
+                return self._hops
+            return [other for other in self._hops if other is not hop] if self._pending else ()
+        return self._hops
+
+    async def _try(self, hop: Hop, session: Session | None) -> bool:
+        """Try one host, over `session` or a fresh connection.
+
+        False when a kept session had been closed while it idled, as hosts do: that says nothing about the host.
+        """
+        kept = session is not None
+        failure: SessionFailed | None = None
+        watch = Watch()
+        try:
+            with watch.scope:
+                if session is None:
+                    transport = self._transport
+                    session = await open_session(hop, transport.network, options=transport.options, watch=watch)
+                await self._transact(session, watch)
+        except SessionFailed as error:
+            failure = error
+        except BaseException:
+            if session is not None:
+                session.abort()
+            raise
+        if watch.scope.cancelled_caught:
+            failure = SessionFailed(watch.reply)
+        if failure is None:
+            assert session is not None
+            await self._transport.pool.give(session)
+            return True
+        if session is not None:
+            self._settle(session.machine.conclude(failure.reply))
+            session.abort()
+        if self._pending and kept and failure.lost:
+            return False
+        self._failures.append(_outcome(failure.reply, Peer(hop.host, str(hop.endpoint))))
+        return True
+
+    async def _transact(self, session: Session, watch: Watch) -> None:
+        offered = session.machine.offered
+        content = self._job.content
+        if content.eight_bit and not offered.eight_bit_mime:
+            content = await to_seven_bit(content)
+        if not offered.smtputf8:
+            self._refuse_unicode_recipients(session)
+            if not self._pending:
+                return
+        transaction = Transaction(self._envelope(), content.size, content.eight_bit)
+        refusal = objection(transaction, offered, unicode_header=await self._needs_unicode(content, offered))
+        if refusal is not None:
+            self._settle([Failed(refusal, session.peer)] * len(self._pending))
+            return
+        settled = await session.transact(transaction, content, gate=self._open_gate, watch=watch)
+        if settled.refused_mail is not None:
+            # RFC 5321 §5.1: what this host cannot do now, the next one may.
+            self._failures.append(settled.outcomes[0])
+        else:
+            self._settle(settled.outcomes)
+
+    def _envelope(self) -> Envelope:
+        """The envelope with the recipients of this transaction."""
+        envelope = self._job.envelope
+        if len(self._pending) == len(envelope.recipients):
+            return envelope
+        return attrs.evolve(envelope, recipients=tuple(envelope.recipients[index] for index in self._pending))
+
+    def _refuse_unicode_recipients(self, session: Session) -> None:
+        recipients = self._job.envelope.recipients
+        refusals = [recipient_objection(recipients[index].address, session.machine.offered) for index in self._pending]
+        self._settle([None if refusal is None else Failed(refusal, session.peer) for refusal in refusals])
+
+    async def _needs_unicode(self, content: Content, offered: Capabilities) -> bool:
+        """True for a mail that was declared SMTPUTF8, and whose header really is not ASCII."""
+        if offered.smtputf8 or not self._job.envelope.smtputf8 or not content.eight_bit:
+            return False
+        return not await header_is_ascii(content)
+
+    async def _open_gate(self) -> bool:
+        """Asked once an attempt: once it opened, recipients may have their mail."""
+        if not self._gate_opened:
+            self._gate_opened = await self._job.gate()
+        return self._gate_opened
+
+    def _settle(self, outcomes: Sequence[Outcome | None]) -> None:
+        """Take outcomes for the pending recipients; those with None stay pending, all do if there are none at all."""
+        if not outcomes:
+            return
+        left: list[int] = []
+        for index, outcome in zip(self._pending, outcomes, strict=True):
+            if outcome is None:
+                left.append(index)
+            else:
+                self.outcomes[index] = outcome
+        self._pending = left
+
+
+def _outcome(reply: Reply, peer: Peer) -> Outcome:
+    return Failed(reply, peer) if reply.is_permanent else Deferred(reply, peer)
+
+
+def _verdict(failures: Sequence[Outcome]) -> Outcome:
+    """What it means when every host was tried.
+
+    Hosts that greet with 5yz are passed over (RFC 5321 §5.1). When all of them do so, the site has said no for good
+    (RFC 5321 §4.2.1, RFC 7504 §3), as Exim reads it too; Postfix retries by default (`smtp_skip_5xx_greeting`), which
+    lets a sender wait for days to learn the same. One host that might change its mind makes it a matter of time.
+    """
+    hopeful = [failure for failure in failures if isinstance(failure, Deferred)]
+    return [_UNTRIED, *failures, *hopeful][-1]
