@@ -1,4 +1,4 @@
-"""What keys mean together: the problems and the oddities of a configuration whose values each fit.
+"""What keys mean together, once each value by itself fits.
 
 What is not here: the check of one value (`config.kinds`), mail routing (`config.routes` checks how routes fit local
 domains). Nothing is read but the configuration; whether a file exists is asked through `Facts`.

@@ -56,6 +56,7 @@ def load_config(
     """
     source = find_source(path, environ, cwd=cwd)
     report = Report(_read(source) if source is not None else Document())
+    report.document.pop(("$schema",))  # names our schema to an editor, RFC 8259 knows nothing of it
     move_keys(report)
     if source is not None:
         warn_of_readable_secrets(report, name=source.name, mode=source.mode)
@@ -66,7 +67,7 @@ def load_config(
     read_secrets(report, cwd=cwd)
     config = _structure(report, Facts(exists=lambda name: FilePath(cwd, name).is_file()))
     if report.problems:
-        raise ConfigError(sorted(report.problems, key=_place))
+        raise ConfigError(sorted(report.problems, key=_place), report.notices)
     origins = {dotted(key.path): report.document.origin_of(key.path) for key in all_keys()}
     return Loaded(config, tuple(report.notices), origins, source.name if source is not None else None)
 

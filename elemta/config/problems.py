@@ -44,11 +44,15 @@ class Notice:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used: `problems` says why, one paragraph each. The exit code for it is 78."""
+    """The configuration cannot be used: `problems` says why, one paragraph each. The exit code for it is 78.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    `warnings` are what was noticed beside.
+    """
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[Notice] = ()) -> None:
         super().__init__("\n\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
 
 
 @define

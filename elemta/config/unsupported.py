@@ -1,4 +1,4 @@
-"""The pass that takes known keys without effect out of a document, and moves those that have another name.
+"""The pass over a document that leaves only the keys of the sections.
 
 What is not here: the tables (`config.known`). What stays in the document afterwards works, or
 is unknown.
