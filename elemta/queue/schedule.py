@@ -32,6 +32,13 @@ EXPIRED_STATUS = "5.4.7"
 #: Transaction failed, RFC 5321 §4.2.3.
 _EXPIRED_CODE = 554
 
+#: What an outcome makes of a recipient. Deferred ones stay as they were.
+_STATUS_AFTER = {
+    Delivered: RecipientStatus.DELIVERED,
+    Failed: RecipientStatus.FAILED,
+    Deferred: RecipientStatus.PENDING,
+}
+
 
 @frozen
 class RetryPolicy:
@@ -119,7 +126,7 @@ def decide(
     state = _state(progress)
     due = now
     if state is QueueState.DEFERRED:
-        due = min(next_attempt(policy.schedule, attempts, now, chance), max(mail.expires_at, now))
+        due = min(next_attempt(policy.schedule, attempts, now, chance), mail.expires_at)
     return Decision(state, tuple(progress), tuple(verdicts), attempts, due)
 
 
@@ -127,14 +134,6 @@ def _expired(index: int, cause: Deferred, attempts: int) -> Verdict:
     times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     words = (f"delivery time expired after {times}", f"last reply: {cause.reply}")
     return Verdict(index, Failed(Reply(_EXPIRED_CODE, EXPIRED_STATUS, words), cause.peer), cause)
-
-
-#: What an outcome makes of a recipient. Deferred ones stay as they were.
-_STATUS_AFTER = {
-    Delivered: RecipientStatus.DELIVERED,
-    Failed: RecipientStatus.FAILED,
-    Deferred: RecipientStatus.PENDING,
-}
 
 
 def _progress(before: Progress, verdict: Verdict) -> Progress:
