@@ -1,0 +1,359 @@
+"""Who is tried next: due mails meet free delivery tasks.
+
+What is not here: one attempt (`queue.worker`), the order itself (`queue.agenda`, `queue.priority`), or the truth, which
+lies in the store: what lies here is a bounded choice of it, and can be thrown away at any moment.
+
+A mail that was just made durable is handed over directly, content included, while there is room; what has no room is
+anybody's in the store, and is claimed in batches when it is its turn. While mail of a destination waits in the store,
+newer mail for it goes there as well, so that nobody is overtaken for ever. A delivery task that is free takes the first
+mail in line by itself; one that waits is handed its mail over a memory channel.
+
+The wall clock may step: what is due is looked at anew at least once in `LOOK_SECONDS`.
+Failures raised: none; a store that fails makes everybody wait for `AWAY_SECONDS`.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from math import inf
+
+import trio
+
+from elemta.mail.envelope import Priority
+from elemta.queue.agenda import Agenda, Due
+from elemta.queue.bell import Bell
+from elemta.queue.priority import STARVING_AFTER_SECONDS, is_starving
+from elemta.queue.settlement import Settlement
+from elemta.queue.throttle import DestinationLoad
+from elemta.queue.worker import Worker
+from elemta.queue.workshop import Workshop
+from elemta.runtime.budget import ByteBudget
+from elemta.storage.base import Claim, StoreUnavailable
+from elemta.storage.records import QueuedMail, QueueState
+
+#: Octets of content kept with mails that wait in memory: an eighth of a small machine's 512 MiB.
+KEPT_CONTENT_OCTETS = 64 * 1024 * 1024
+#: Mails claimed in one hop: about a millisecond of the store's time, and some tens of milliseconds of work.
+CLAIM_MAILS = 250
+#: A destination for which so many mails wait here is left out of claims, until there are fewer than `LANE_LOW_MAILS`.
+LANE_FULL_MAILS = 200
+LANE_LOW_MAILS = 50
+#: Destinations remembered as having mail in the store; when there are more, all new mail goes there.
+BEHIND_DESTINATIONS = 1000
+#: Longest time between two looks at what is due, for clocks that step.
+LOOK_SECONDS = 60.0
+#: Between two looks while mail is due that has no room here.
+BUSY_LOOK_SECONDS = 1.0
+#: Between two reports of how long mail waits.
+REPORT_SECONDS = 10.0
+#: After the store failed, before the next try.
+AWAY_SECONDS = 5.0
+#: A mail due within this time is due: times since 1970 have steps of a quarter microsecond.
+DUE_SLACK_SECONDS = 0.001
+
+
+class Dispatcher:
+    """Feeds at most `max_workers` delivery tasks, at most half of them with one destination."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        options = shop.options
+        self._load = DestinationLoad(options.max_workers)
+        self._agenda = Agenda(self._load, ageing=options.ageing)
+        self._budget = ByteBudget(KEPT_CONTENT_OCTETS)
+        self._to_idle, self._when_idle = trio.open_memory_channel[Due](0)
+        self._idle = 0
+        self._workers: list[Worker] = []
+        self._nursery: trio.Nursery | None = None
+        self._token = 0
+        self._in_hand: set[str] = set()
+        #: Claimed again while in hand (an operator made it due): tried again unless the attempt in hand settles it.
+        self._claimed_again: dict[str, QueuedMail] = {}
+        #: Mails whose gate found the store away: at most one a worker, tried when the pause is over.
+        self._put_back: list[Due] = []
+        self._away_until = -inf
+        self._draining = False
+        self._all_idle = trio.Event()
+        self._behind: set[str] = set()
+        self._excluded: frozenset[str] = frozenset()
+        self._next_due = inf
+        self._looks = Bell()
+        self._claiming = trio.Lock()
+        self._reported_at = -inf
+        self._starving_reported = -inf
+        self._deadlines = Bell()
+        self._watched_until = -inf
+
+    # ---- what comes in ---------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Due mails in memory."""
+        return len(self._agenda)
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that have begun and are not settled."""
+        return len(self._in_hand)
+
+    def reserve(self, priority: Priority, destination: str) -> bool:
+        """Keep room for a mail that will be durable soon; then `offer` it, or `cancel`.
+
+        One destination may hold as much as is still free for all, so that one flood never takes the whole room.
+        """
+        agenda = self._agenda
+        behind = self._behind
+        if self._nursery is None or self._draining or len(behind) >= BEHIND_DESTINATIONS or destination in behind:
+            return False
+        if agenda.waiting_for(destination) < agenda.room(priority) and agenda.reserve(priority):
+            return True
+        behind.add(destination)
+        return False
+
+    def cancel(self, priority: Priority) -> None:
+        """Give back what `reserve` kept."""
+        self._agenda.cancel(priority)
+
+    def offer(self, mail: QueuedMail, content: bytes | None) -> None:
+        """A durable mail of ours, for which room was reserved."""
+        if content is not None and not self._budget.take(len(content)):
+            content = None
+        due = Due(mail, content)
+        if self._may_start() and self._load.try_take(mail.destination):
+            self._agenda.cancel(mail.priority)
+            self._give(due)
+        else:
+            self._agenda.push(due)
+
+    def note_due(self, at: float) -> None:
+        """A mail that anybody may claim is due at `at`, UTC in seconds since 1970."""
+        if at < self._next_due:
+            self._next_due = at
+            self._looks.ring()
+
+    @asynccontextmanager
+    async def holding_claims(self) -> AsyncIterator[None]:
+        """Nothing is claimed meanwhile, so that an order and `forget` meet the same mails."""
+        async with self._claiming:
+            yield
+
+    def forget(self, ids: Collection[str]) -> None:
+        """An operator changed these mails: those that wait here are the store's again."""
+        for due in self._agenda.forget(ids):
+            self._let_go(due)
+        self._put_back = [due for due in self._put_back if due.mail.id not in ids]
+        self.note_due(-inf)
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    async def run(self, token: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver until cancelled. `token` fences this life of the node (`Joined.token`)."""
+        self._token = token
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._watch_attempts)
+            task_status.started()
+            while True:
+                pause = await self._look()
+                await self._looks.wait_until(trio.current_time() + pause)
+
+    async def drain(self, deadline: float) -> None:
+        """Start no attempt any more; wait until those in flight are settled, at most until `deadline` on Trio's clock.
+
+        Then what is still in flight is cancelled: it goes back to the queue, or is recorded as uncertain.
+        """
+        self._draining = True
+        self._check_idle()
+        with trio.CancelScope(deadline=deadline):
+            await self._all_idle.wait()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def _check_idle(self) -> None:
+        if self._draining and self._idle == len(self._workers):
+            self._all_idle.set()
+
+    # ---- workers' side (see `worker.Supply`) -----------------------------------------------------
+
+    async def next(self) -> Due:
+        """The next mail for the worker that asks."""
+        if not self._is_paused():
+            due = self._agenda.pop()
+            if due is not None:
+                self._in_hand.add(due.mail.id)
+                self._look_when_low(due.mail.destination)
+                return due
+        self._idle += 1
+        self._check_idle()
+        try:
+            return await self._when_idle.receive()
+        except trio.Cancelled:
+            self._idle -= 1
+            raise
+
+    def watch(self, deadline: float) -> None:
+        """A worker began an attempt that must end before `deadline`."""
+        if deadline < self._watched_until:
+            self._deadlines.ring()
+
+    def reached(self, destination: str) -> None:
+        """One delivery fewer to a destination."""
+        load = self._load
+        was_full = load.of(destination) >= load.share
+        load.give_back(destination)
+        if was_full:
+            self._agenda.announce(destination)
+        if self._idle and len(self._agenda):
+            self._feed()
+
+    def settled(self, due: Due, settlement: Settlement) -> None:
+        """A mail is done for this time."""
+        if settlement.state is QueueState.DEFERRED:
+            self.note_due(settlement.next_attempt_at)
+        for insert in settlement.settle.inserts:
+            self.note_due(insert.mail.next_attempt_at)
+        self._claimed_again.pop(due.mail.id, None)
+        self._let_go(due)
+
+    def dropped(self, due: Due) -> None:
+        """A mail is not ours, unless we claimed it again."""
+        self._let_go(due)
+        again = self._claimed_again.pop(due.mail.id, None)
+        if again is not None:
+            self._agenda.insist(Due(again))
+
+    def put_back(self, due: Due) -> None:
+        """A mail was not tried because the store is away; nor is any other for a while."""
+        self._in_hand.discard(due.mail.id)
+        self._put_back.append(due)
+        self._away_until = trio.current_time() + AWAY_SECONDS
+        self._looks.ring()
+
+    def _let_go(self, due: Due) -> None:
+        self._in_hand.discard(due.mail.id)
+        if due.content is not None:
+            self._budget.give_back(len(due.content))
+
+    # ---- feeding ---------------------------------------------------------------------------------
+
+    def _is_paused(self) -> bool:
+        return self._draining or (self._away_until > -inf and trio.current_time() < self._away_until)
+
+    def _may_start(self) -> bool:
+        if self._nursery is None or self._is_paused():
+            return False
+        return self._idle > 0 or len(self._workers) < self._load.max_workers
+
+    def _feed(self) -> None:
+        """Give waiting workers what is first in line."""
+        while self._may_start():
+            due = self._agenda.pop()
+            if due is None:
+                return
+            self._give(due)
+
+    def _give(self, due: Due) -> None:
+        self._in_hand.add(due.mail.id)
+        if self._idle:
+            self._idle -= 1
+            self._to_idle.send_nowait(due)
+            return
+        assert self._nursery is not None
+        worker = Worker(self._shop, self, self._token)
+        self._workers.append(worker)
+        self._nursery.start_soon(worker.run, due)
+
+    async def _watch_attempts(self) -> None:
+        """End attempts that overrun: one task for all."""
+        while True:
+            now = trio.current_time()
+            for worker in self._workers:
+                if worker.deadline <= now:
+                    worker.overran()
+            self._watched_until = min((worker.deadline for worker in self._workers), default=inf)
+            await self._deadlines.wait_until(self._watched_until)
+
+    # ---- what is due in the store ----------------------------------------------------------------
+
+    def _look_when_low(self, destination: str) -> None:
+        if destination in self._excluded and self._agenda.waiting_for(destination) < LANE_LOW_MAILS:
+            self._excluded -= {destination}
+            self._looks.ring()
+
+    async def _look(self) -> float:
+        """Claim what is due and has room; returns the seconds until the next look."""
+        if self._away_until > -inf:
+            pause = self._away_until - trio.current_time()
+            if pause > 0:
+                return pause
+            self._return()
+        if self._draining or self._shop.spool.in_doubt:
+            return BUSY_LOOK_SECONDS
+        try:
+            pause = await self._claim_due()
+        except StoreUnavailable:
+            return AWAY_SECONDS
+        self._feed()
+        return pause
+
+    def _return(self) -> None:
+        self._away_until = -inf
+        put_back, self._put_back = self._put_back, []
+        for due in put_back:
+            self._agenda.insist(due)
+        self._feed()
+
+    async def _claim_due(self) -> float:
+        self._next_due = inf
+        due = await self._shop.store.next_due()
+        now = self._shop.runtime.clock.wall()
+        self._report_waiting(due, now)
+        if due is None or due > now + DUE_SLACK_SECONDS:
+            self._behind.clear()
+            self._next_due = min(self._next_due, inf if due is None else due)
+            return min(LOOK_SECONDS, max(0.0, self._next_due - now))
+        async with self._claiming:
+            claimed = await self._claim(now + DUE_SLACK_SECONDS)
+        if claimed:
+            return 0.0
+        # What is due has no room here: nothing that becomes due meanwhile is a reason to look sooner.
+        self._next_due = min(self._next_due, now)
+        return BUSY_LOOK_SECONDS
+
+    async def _claim(self, now: float) -> int:
+        """Claim, highest priority first, as much as has room; returns how many mails came."""
+        agenda = self._agenda
+        self._excluded = frozenset(agenda.longest(LANE_FULL_MAILS))
+        rooms = {priority: min(CLAIM_MAILS, agenda.room(priority)) for priority in sorted(Priority, reverse=True)}
+        wanted: list[tuple[Priority | None, int]] = [*rooms.items()]
+        if min(rooms.values()) > 0:
+            wanted = [(None, min(rooms.values()))]
+        claimed = 0
+        for priority, limit in wanted:
+            if limit <= 0:
+                continue
+            claim = Claim(self._shop.options.node, self._token, now, limit, self._excluded, priority)
+            mails = await self._shop.store.claim(claim)
+            for mail in mails:
+                self._take_claimed(mail)
+            claimed += len(mails)
+            if priority is None and len(mails) < limit:
+                self._behind &= self._excluded
+        return claimed
+
+    def _take_claimed(self, mail: QueuedMail) -> None:
+        if mail.id in self._in_hand:
+            self._claimed_again[mail.id] = mail
+        else:
+            self._agenda.insist(Due(mail))
+
+    def _report_waiting(self, due: float | None, now: float) -> None:
+        """Say how long the longest waiting mail waits; and complain once in a while when that is too long."""
+        if trio.current_time() - self._reported_at < REPORT_SECONDS:
+            return
+        self._reported_at = trio.current_time()
+        here = self._agenda.oldest_due()
+        oldest = min(now if due is None else due, now if here is None else here)
+        self._shop.metrics.queue_waiting.set(max(0.0, now - oldest))
+        if is_starving(oldest, now) and trio.current_time() - self._starving_reported >= STARVING_AFTER_SECONDS:
+            self._starving_reported = trio.current_time()
+            self._shop.log.warning("queue.starving", oldest_due_seconds=round(now - oldest), waiting=len(self._agenda))

@@ -1,0 +1,33 @@
+"""What the operator decided about the queue.
+
+What is not here: where it was written down (`config`); the supervisor makes one of these from it.
+"""
+
+from attrs import frozen
+
+from elemta.queue.schedule import RetryPolicy
+
+#: One attempt, from routing to the last reply: the sum of what RFC 5321 §4.5.3.2 grants a server for the greeting,
+#: MAIL, RCPT, DATA, one block and the final reply (5 + 5 + 5 + 2 + 3 + 10 minutes).
+ATTEMPT_SECONDS = 1800.0
+
+
+@frozen
+class QueueOptions:
+    """Settings of one node's queue. Durations are seconds unless the name says hours.
+
+    `node` names the owner of this node's mails, the same after a restart. `hostname` is what reports say of us.
+    """
+
+    node: str
+    hostname: str
+    retry: RetryPolicy
+    max_queue_time: float = 172_800.0
+    max_workers: int = 100
+    keep_delivered: bool = False
+    message_retention_hours: float = 168.0
+    #: 0: a failed mail goes as soon as its bounce is queued.
+    failed_retention_hours: float = 0.0
+    #: Seconds of waiting that raise a mail by one priority; None: strict priorities.
+    ageing: float | None = None
+    attempt_seconds: float = ATTEMPT_SECONDS

@@ -1,0 +1,212 @@
+"""The queue as the other rooms see it.
+
+Mail goes in, operators look and give orders, the server drains. What is not here: receiving (`inbound`), or how an order reached us (`web`, `supervisor`).
+
+Life: `run` joins the store (what was accepted and not finished is picked up again), then delivers until it is
+cancelled. `drain` ends the deliveries before that, while mail is still taken. However `run` ends, its spool ends last:
+what workers and sessions handed over is committed first.
+Failures raised: `StoreUnavailable`, `StoreFull`, `SubmissionTimeout`.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+from attrs import evolve
+from structlog.typing import FilteringBoundLogger
+
+from elemta.delivery.base import Delivery
+from elemta.mail.envelope import Envelope, Recipient
+from elemta.mail.outcome import Attempt
+from elemta.observe.metrics import Metrics
+from elemta.queue.dispatcher import Dispatcher
+from elemta.queue.options import QueueOptions
+from elemta.queue.spool import Spool
+from elemta.queue.submission import Submission
+from elemta.queue.upkeep import keep_house, measure
+from elemta.queue.workshop import Workshop
+from elemta.runtime.world import Runtime
+from elemta.storage.base import ContentWriter, Filter, Insert, Joined, Order, Ordered, QueueStore
+from elemta.storage.records import UNTRIED, ContentRef, QueuedMail, QueueState
+
+#: Ids written to the log in one event.
+LOGGED_IDS = 100
+
+
+class QueueService:
+    """One node's queue on an open store."""
+
+    def __init__(
+        self,
+        store: QueueStore,
+        delivery: Delivery,
+        *,
+        runtime: Runtime,
+        options: QueueOptions,
+        log: FilteringBoundLogger,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._delivery = delivery
+        self._runtime = runtime
+        self._options = options
+        self._log = log
+        self._spool = Spool(store, log=log, metrics=metrics)
+        self._shop = Workshop(store, self._spool, delivery, runtime, options, log, metrics)
+        self._dispatcher = Dispatcher(self._shop)
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[Joined] = trio.TASK_STATUS_IGNORED) -> None:
+        """Join, then deliver until cancelled; `started` gets what was found. Raises `StoreUnavailable` when the store
+        cannot be joined."""
+        joined = await self._store.join(self._options.node, self._runtime.clock.wall())
+        self._log.info(
+            "queue.joined",
+            node=self._options.node,
+            recovered=joined.recovered,
+            uncertain=len(joined.uncertain),
+            uncertain_ids=list(joined.uncertain[:LOGGED_IDS]),
+        )
+        self._shop.metrics.uncertain.inc(len(joined.uncertain))
+        async with self._spooling(), trio.open_nursery() as nursery:
+            await nursery.start(self._dispatcher.run, joined.token)
+            nursery.start_soon(keep_house, self._shop)
+            task_status.started(joined)
+
+    @asynccontextmanager
+    async def _spooling(self) -> AsyncIterator[None]:
+        """The spool around everything that uses it: cancelled from outside, it ends only when they have."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_spool)
+            try:
+                yield
+            finally:
+                self._spool.close()
+
+    async def _run_spool(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._spool.run()
+
+    async def drain(self, deadline: float) -> None:
+        """Start no attempt any more, and return when those in flight are settled, or cut off at `deadline` on Trio's
+        clock. Mail is still taken until `run` is cancelled; it is tried after the next start."""
+        in_flight = self._dispatcher.in_flight
+        await self._dispatcher.drain(deadline)
+        self._log.info("queue.drained", in_flight=in_flight, cut_off=self._dispatcher.in_flight)
+
+    @property
+    def failing(self) -> bool:
+        """True while the store fails: not ready for traffic."""
+        return self._spool.failing
+
+    # ---- mail in ---------------------------------------------------------------------------------
+
+    async def stage(self) -> ContentWriter:
+        """Begin to stage large content. Raises `StoreUnavailable`, `StoreFull`."""
+        return await self._store.stage()
+
+    async def submit(self, submission: Submission, *, timeout: float) -> None:  # noqa: ASYNC109  # a scope costs 12 µs
+        """Take a mail; it is durable when this returns. `timeout` in seconds.
+
+        Raises `StoreUnavailable`, `StoreFull`, `SubmissionTimeout`; then, or when cancelled, the mail is not in the
+        queue, or will be withdrawn from it before it is tried.
+        """
+        dispatcher = self._dispatcher
+        mails = self._mails(submission)
+        inserts = [Insert(mail, submission.content if first else None) for first, mail in _first_marked(mails)]
+        try:
+            await self._spool.insert(inserts, deadline=trio.current_time() + timeout)
+        except BaseException:
+            for mail in mails:
+                if mail.owner:
+                    dispatcher.cancel(mail.priority)
+            raise
+        for mail in mails:
+            if mail.owner:
+                dispatcher.offer(mail, submission.content)
+            else:
+                dispatcher.note_due(mail.next_attempt_at)
+
+    def _mails(self, submission: Submission) -> list[QueuedMail]:
+        """A mail for each destination; the first has the id that the client is told."""
+        now = self._runtime.clock.wall()
+        envelope = submission.envelope
+        recipients = envelope.recipients
+        if len(recipients) == 1:
+            destination = self._delivery.destination(recipients[0].address)
+            return [self._mail(submission, submission.id, envelope, destination, now)]
+        lanes: dict[str, list[Recipient]] = {}
+        for recipient in recipients:
+            lanes.setdefault(self._delivery.destination(recipient.address), []).append(recipient)
+        mails: list[QueuedMail] = []
+        for destination, chosen in lanes.items():
+            queue_id = self._runtime.ids.new_id() if mails else submission.id
+            own = envelope if len(lanes) == 1 else evolve(envelope, recipients=tuple(chosen))
+            mails.append(self._mail(submission, queue_id, own, destination, now))
+        return mails
+
+    def _mail(
+        self, submission: Submission, queue_id: str, envelope: Envelope, destination: str, now: float
+    ) -> QueuedMail:
+        # Ours from the first moment where there is room to try it at once; anybody's otherwise.
+        owned = self._dispatcher.reserve(submission.priority, destination)
+        return QueuedMail(
+            id=queue_id,
+            origin_id=submission.id,
+            content=submission.ref,
+            envelope=envelope,
+            progress=(UNTRIED,) * len(envelope.recipients),
+            destination=destination,
+            received_at=now,
+            next_attempt_at=now,
+            expires_at=now + self._options.max_queue_time,
+            priority=submission.priority,
+            owner=self._options.node if owned else "",
+            origin=submission.origin,
+        )
+
+    # ---- for operators ---------------------------------------------------------------------------
+
+    async def list(self, chosen: Filter, limit: int, after: str = "") -> Sequence[QueuedMail]:
+        """Mails in order of id, beginning after the id `after`."""
+        return await self._store.list(chosen, limit, after)
+
+    async def get(self, queue_id: str) -> QueuedMail | None:
+        """One mail."""
+        return await self._store.get(queue_id)
+
+    async def attempts(self, queue_id: str) -> Sequence[Attempt]:
+        """The attempts of a mail, oldest first, also after it left the queue."""
+        return await self._store.attempts(queue_id)
+
+    async def counts(self) -> Mapping[QueueState, int]:
+        """How many mails stand in each state; also set in the metrics."""
+        return await measure(self._shop)
+
+    async def next_due(self) -> float | None:
+        """When the next mail that waits in the store is due, UTC in seconds since 1970."""
+        return await self._store.next_due()
+
+    async def read_content(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        """A piece of a mail's content. Raises `ContentMissing`."""
+        return await self._store.read(ref, offset, limit)
+
+    async def apply(self, order: Order) -> Ordered:
+        """Carry out an operator's order on mails that are not in flight."""
+        async with self._dispatcher.holding_claims():
+            ordered = await self._store.apply(order)
+            self._dispatcher.forget(frozenset(ordered.changed))
+        self._log.info(
+            "queue.ordered",
+            verb=order.verb.value,
+            changed=len(ordered.changed),
+            in_flight=len(ordered.in_flight),
+            reason=order.reason,
+            ids=list(ordered.changed[:LOGGED_IDS]),
+        )
+        return ordered
+
+
+def _first_marked(mails: Sequence[QueuedMail]) -> "list[tuple[bool, QueuedMail]]":
+    return [(index == 0, mail) for index, mail in enumerate(mails)]

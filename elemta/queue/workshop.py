@@ -1,0 +1,27 @@
+"""What every part of the live queue works with.
+
+What is not here: any behaviour.
+"""
+
+from attrs import frozen
+from structlog.typing import FilteringBoundLogger
+
+from elemta.delivery.base import Delivery
+from elemta.observe.metrics import Metrics
+from elemta.queue.options import QueueOptions
+from elemta.queue.spool import Spool
+from elemta.runtime.world import Runtime
+from elemta.storage.base import QueueStore
+
+
+@frozen
+class Workshop:
+    """The rooms below, and the one spool in front of the store."""
+
+    store: QueueStore
+    spool: Spool
+    delivery: Delivery
+    runtime: Runtime
+    options: QueueOptions
+    log: FilteringBoundLogger
+    metrics: Metrics
