@@ -93,8 +93,9 @@ def _listeners(config: Config, report: Report, _: Facts) -> None:
     names: dict[str, int] = {}
     addresses: dict[str, int] = {}
     for index, listener in enumerate(config.listeners):
+        address = parse_listen_address(listener.address)
         first = addresses.setdefault(listener.address, index)
-        if first != index and parse_listen_address(listener.address) != parse_listen_address(":0"):
+        if first != index and (address.port or address.path):
             report.error(("listeners", index, "address"), f"listeners[{first}] listens at {listener.address} already.")
         name = listener.name or listener.address
         first = names.setdefault(name, index)
@@ -169,7 +170,8 @@ def _tls_section(config: Config, report: Report, facts: Facts) -> None:
         if name is None:
             refuse(("tls", key), "tls.enabled needs a certificate and its key; this one is not named.")
         elif not facts.exists(name):
-            refuse(("tls", key), f'found "{name}", expected a file: there is none.')
+            needed = " Dev mode runs without it." if config.dev_mode else ""
+            refuse(("tls", key), f'found "{name}", expected the name of a file that exists.{needed}')
 
 
 def _routes(config: Config, report: Report, _: Facts) -> None:

@@ -10,7 +10,6 @@ import json
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
 from typing import NoReturn
 
 from attrs import define, field, frozen
@@ -96,13 +95,16 @@ class Document:
         return isinstance(parent, dict) and path[-1] in parent
 
     def put(self, path: Path, value: object, *, origin: Origin) -> None:
-        """Write `value` over what is at `path`; objects on the way are made, and replace what is no object."""
+        """Write `value` over what is at `path`; objects on the way are made.
+
+        Where something else stands on the way nothing is written: that is a problem of its own, found later.
+        """
         self.pop(path)
         parent = self.tree
         for step in path[:-1]:
-            below = parent.get(str(step))
+            below = parent.setdefault(str(step), {})
             if not isinstance(below, dict):
-                below = parent[str(step)] = {}
+                return
             parent = below
         parent[str(path[-1])] = value
         self.origins[path] = origin
@@ -124,7 +126,8 @@ class Document:
         }
         value = self.pop(path)
         self.put(target, value, origin=moved[target])
-        self.origins.update(moved)
+        if self.has(target):
+            self.origins.update(moved)
 
 
 def read_document(text: str, name: str) -> Document:
@@ -267,14 +270,3 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise _Infinite(digits)
     return number
-
-
-def leaves(tree: Mapping[str, object], path: Path = ()) -> dict[Path, object]:
-    """Every value that is no object, by its path."""
-    found: dict[Path, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= leaves(value, (*path, key))
-        else:
-            found[(*path, key)] = value
-    return found

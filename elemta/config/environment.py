@@ -45,17 +45,12 @@ def variables() -> dict[str, Path]:
     A name that an old path and a present one share writes to the present one.
     """
     table = {variable_of(path): path for path in known_keys()}
-    table |= {variable_of(old): moved.target for old, moved in MOVED.items() if not _is_section(moved.target)}
     for old, moved in MOVED.items():
         below = [key.path for key in all_keys() if key.path[: len(moved.target)] == moved.target]
         table |= {variable_of(old + path[len(moved.target) :]): path for path in below}
     table |= {variable_of(path): path for path in secret_files()}
     table |= {variable_of(key.path): key.path for key in all_keys()}
     return table
-
-
-def _is_section(path: Path) -> bool:
-    return all(key.path != path for key in all_keys())
 
 
 def apply_environment(report: Report, environ: Mapping[str, str]) -> None:
@@ -72,7 +67,7 @@ def apply_environment(report: Report, environ: Mapping[str, str]) -> None:
         if path is not None:
             _apply(report, path, key=keys.get(path), name=name, text=environ[name])
         elif not _is_service_link(name, environ[name]):
-            says = f"no key belongs to this variable.{did_you_mean(name, variables())}"
+            says = f"no key belongs to this variable.{_nearest(name)}"
             report.problems.append(Problem(key="", where=name, says=says))
 
 
@@ -90,6 +85,12 @@ def _apply(report: Report, path: Path, *, key: Key | None, name: str, text: str)
             document.pop(path)
             return
     document.put(path, value, origin=origin)
+
+
+def _nearest(name: str) -> str:
+    # Without the prefix, which would make any two names look alike.
+    near = did_you_mean(name.removeprefix(PREFIX), (known.removeprefix(PREFIX) for known in variables()))
+    return near.replace('"', f'"{PREFIX}', 1)
 
 
 def _is_service_link(name: str, value: str) -> bool:

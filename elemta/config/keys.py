@@ -28,6 +28,15 @@ class Shape:
     section: type[Any] | None = None
     nullable: bool = False
 
+    @property
+    def expected(self) -> str:
+        """Completes the sentence "expected …"."""
+        if self.choices is not None:
+            return "one of " + ", ".join(f'"{choice.value}"' for choice in self.choices)
+        if self.kind is not None:
+            return self.kind.expected
+        return "a list" if self.item is not None else "an object with keys of its own"
+
 
 @frozen
 class Key:
@@ -95,6 +104,19 @@ def all_keys() -> tuple[Key, ...]:
 def secret_files() -> dict[Path, Path]:
     """The keys that name a file with a secret, each with the key of the secret."""
     return {(*key.path[:-1], f"{key.path[-1]}_file"): key.path for key in all_keys() if key.secret}
+
+
+def expected_at(path: Path) -> str:
+    """Completes "expected …" for a key that may be inside a list."""
+    shape = Shape(section=Config)
+    for step in path:
+        if isinstance(step, int):
+            assert shape.item is not None
+            shape = shape.item
+        else:
+            assert shape.section is not None
+            shape = shape_of(getattr(attrs.fields(shape.section), step).type)
+    return shape.expected
 
 
 @cache

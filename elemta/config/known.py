@@ -16,7 +16,7 @@ from elemta.config.document import Path
 class Standing(enum.Enum):
     """What becomes of a key that does nothing."""
 
-    LATER = "is not supported yet"
+    LATER = "not supported yet"
     NEVER = "will not be supported"
 
 
@@ -28,8 +28,12 @@ class Known:
     #: What to write instead, or why: a whole sentence, or empty.
     advice: str = ""
 
-    def __str__(self) -> str:
-        return f"this key {self.standing.value} and does nothing. {self.advice}".rstrip()
+    def says(self, *, several: bool = False) -> str:
+        """The sentences about the key, or about several that share them."""
+        verb, does = ("are", "do") if several else ("is", "does")
+        subject = "these keys" if several else "this key"
+        what = "will not be supported" if self.standing is Standing.NEVER else f"{verb} not supported yet"
+        return f"{subject} {what} and {does} nothing. {self.advice}".rstrip()
 
 
 @frozen
@@ -108,7 +112,12 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
     ),
     ("resources", "rate_limit_window max_requests_per_window", Standing.LATER, ""),
     ("resources", "valkey_url valkey_key_prefix", Standing.NEVER, _NO_VALKEY),
-    ("cache", "enabled type address password database max_items max_size ttl", Standing.NEVER, "Nothing needs one."),
+    (
+        "cache",
+        "enabled type address password database max_items max_size ttl",
+        Standing.NEVER,
+        "Nothing needs a cache.",
+    ),
     ("antivirus", "enabled reject_on_failure", Standing.LATER, "No mail is scanned."),
     ("antivirus.clamav", "enabled address timeout scan_limit", Standing.LATER, "No mail is scanned."),
     ("antispam", "enabled reject_on_spam", Standing.LATER, "No mail is scanned."),
@@ -173,7 +182,10 @@ def known_sections() -> frozenset[Path]:
 FOREIGN_VARIABLES: Mapping[str, str] = {
     "AUTH_DATASOURCE_TYPE": "write ELEMTA_AUTH_DATASOURCE_TYPE",
     "AUTH_SQLITE_PATH": "write ELEMTA_AUTH_DATASOURCE_PATH",
-    "AUTH_LDAP_HOST": "LDAP is not supported yet",
+    **dict.fromkeys(
+        (f"AUTH_LDAP_{name}" for name in ("HOST", "PORT", "BIND_DN", "BIND_PASSWORD", "USER_DN", "GROUP_DN")),
+        "LDAP is not supported yet",
+    ),
     "ELEMTA_DISABLE_CLAMAV": "no mail is scanned yet",
     "VALKEY_ADDR": "counters live in the server itself",
 }

@@ -20,7 +20,7 @@ from elemta.config.document import (
     read_document,
 )
 from elemta.config.environment import apply_environment
-from elemta.config.keys import all_keys, secret_files
+from elemta.config.keys import all_keys, expected_at, secret_files
 from elemta.config.known import known_keys, known_sections
 from elemta.config.problems import ConfigError, Notice, Problem, Report, describe
 from elemta.config.search import Source, find_source
@@ -115,7 +115,7 @@ def _says(document: Document, finding: Finding) -> str:
     if finding.known is not None:
         return unknown_key(str(path[-1]), [*finding.known, *_known_beside(path[:-1])])
     if finding.missing:
-        return "this key is missing."
+        return f"this key is missing; expected {expected_at(path)}."
     secret = any(key.secret and key.path == path for key in all_keys())
     found = "a secret" if secret else describe(document.find(path))
     return f"found {found}, expected {finding.expected}. {finding.advice}".rstrip()

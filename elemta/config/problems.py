@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from attrs import define, field, frozen
 
-from elemta.config.document import Document, Path, dotted
+from elemta.config.document import DEFAULT, Document, Path, dotted
 
 #: Characters of a found value that are shown; more would bury the sentence.
 _SHOWN_CHARACTERS = 60
@@ -28,7 +28,7 @@ class Problem:
     column: int | None = None
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.says) if part)
+        return _paragraph(self.where, self.key, self.says)
 
 
 @frozen
@@ -40,7 +40,12 @@ class Notice:
     says: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.says) if part)
+        return _paragraph(self.where, self.key, self.says)
+
+
+def _paragraph(where: str, key: str, says: str) -> str:
+    # What nobody wrote stands nowhere.
+    return ": ".join(part for part in (where if where != DEFAULT.where else "", key, says) if part)
 
 
 class ConfigError(Exception):
@@ -73,9 +78,9 @@ class Report:
             Problem(key=dotted(path), where=origin.where, says=says, line=origin.line, column=origin.column)
         )
 
-    def warn(self, path: Path, says: str) -> None:
-        """Add a notice about the key at `path`."""
-        self.notices.append(Notice(key=dotted(path), where=self.document.origin_of(path).where, says=says))
+    def warn(self, path: Path, says: str, *, key: str | None = None) -> None:
+        """Add a notice about the key at `path`, or about several that `key` names together."""
+        self.notices.append(Notice(key=key or dotted(path), where=self.document.origin_of(path).where, says=says))
 
 
 def describe(value: object) -> str:
@@ -87,8 +92,12 @@ def describe(value: object) -> str:
             return json.dumps(value)
         case int() | float():
             return f"the number {_shown(value)}"
+        case []:
+            return "an empty list"
         case list():
-            return f"the list {_shown(value)}" if value else "an empty list"
+            # Objects in it are not shown: they may hold a secret.
+            flat = all(isinstance(item, str | int | float) for item in value)
+            return f"the list {_shown(value)}" if flat else "a list"
         case dict():
             return "an object" if value else "an empty object"
         case _:

@@ -15,7 +15,7 @@ _LOCAL = frozenset({TransportName.LMTP, TransportName.MAILDIR, TransportName.INB
 #: The keys of a route beside `domain`, `transport` and `priority`, with the transports that use them.
 _USED_BY = {
     "host": frozenset({TransportName.SMTP, TransportName.LMTP}),
-    "port": frozenset({TransportName.SMTP, TransportName.LMTP}),
+    "port": frozenset({TransportName.MX, TransportName.SMTP, TransportName.LMTP}),
     "path": frozenset({TransportName.LMTP, TransportName.MAILDIR}),
     "allow_private": frozenset({TransportName.MX}),
 }

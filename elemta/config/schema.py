@@ -27,7 +27,7 @@ def json_schema() -> _Schema:
         about = f"The name of a file that holds {dotted(secret)}."
         _place(schema, named, {"type": "string", "minLength": 1, "description": about})
     for path, known in known_keys().items():
-        _place(schema, path, {"deprecated": True, "description": _sentence(str(known))})
+        _place(schema, path, {"deprecated": True, "description": _sentence(known.says())})
     for old, moved in MOVED.items():
         about = f"The same as {dotted(moved.target)}."
         _place(schema, old, {**_at(schema, moved.target), "description": about, "deprecated": not moved.silent})

@@ -95,9 +95,8 @@ def _value(value: object, shape: Shape) -> object:
     if shape.kind is not None:
         return shape.kind.parse(value)
     assert shape.choices is not None
-    words = [choice.value for choice in shape.choices]
-    if value not in words:
-        raise Unfit("one of " + ", ".join(f'"{word}"' for word in words))
+    if value not in [choice.value for choice in shape.choices]:
+        raise Unfit(shape.expected)
     return shape.choices(value)
 
 

@@ -1,10 +1,9 @@
 """The pass over a document that leaves only the keys of the sections.
 
-What is not here: the tables (`config.known`). What stays in the document afterwards works, or
-is unknown.
+What is not here: the tables (`config.known`). What stays in the document afterwards works, or is unknown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from elemta.config.document import Path, dotted
 from elemta.config.keys import sections
@@ -42,14 +41,13 @@ def drop_known_keys(report: Report) -> None:
     _drop_known_sections(report)
 
 
-def _notice(report: Report, *, parent: Path, known: Known, paths: Iterable[Path]) -> None:
-    first, *others = paths
-    if not others:
-        report.warn(first, str(known))
+def _notice(report: Report, *, parent: Path, known: Known, paths: Sequence[Path]) -> None:
+    if len(paths) == 1:
+        report.warn(paths[0], known.says())
         return
-    names = ", ".join(str(path[-1]) for path in (first, *others))
-    in_section = f" in {dotted(parent)}" if parent else ""
-    report.warn(first, f"{names}{in_section}: {known}".replace("this key", "each").replace("Each", "each"))
+    names = ", ".join(str(path[-1]) for path in paths)
+    key = f"{dotted(parent)}.{{{names}}}" if parent else names
+    report.warn(paths[0], known.says(several=True), key=key)
 
 
 def _drop_known_sections(report: Report) -> None:
