@@ -120,10 +120,14 @@ class RoutingTable:
                 self._exact.setdefault(canonical_domain(section.domain), entry)
 
     @property
+    def routes(self) -> frozenset[Route]:
+        """Every route that a mail may take."""
+        return frozenset(route for _, route in (*self._exact.values(), *self._below.values(), self._any))
+
+    @property
     def ways(self) -> frozenset[Route]:
-        """Every way out that a mail may take: each needs a transport."""
-        entries = (*self._exact.values(), *self._below.values(), self._any)
-        return frozenset(route.way for _, route in entries)
+        """Every way out, whatever the priority: each needs one transport."""
+        return frozenset(route.way for route in self.routes)
 
     def route(self, domain: str) -> Route:
         """The route of a domain in the form of `Address.domain`; empty for the bare `postmaster`."""
