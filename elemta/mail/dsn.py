@@ -91,8 +91,9 @@ class Dsn:
     """All that one report says.
 
     `to` is the sender of the reported mail, `id` the queue id of the report, `mail_id` the one that the sender's side
-    was told, `hostname` ours. `text` is the part for people. `original` is the reported mail when `whole`, else its
-    header block or the first octets of it, or nothing. `utf8_mail`: the reported mail came with SMTPUTF8.
+    was told, `hostname` ours. `text` is the part for people, as `mail.dsn_words` writes it. `original` is the reported
+    mail when `whole`, else its header block or the first octets of it, or nothing. `utf8_mail`: the reported mail came
+    with SMTPUTF8.
     """
 
     to: Address
