@@ -196,7 +196,7 @@ class Text:
     def parse(self, value: object) -> str:
         if not isinstance(value, str) or not (value or self.empty):
             raise Unfit(self.expected)
-        if any(not char.isprintable() for char in value):
+        if not value.isprintable():
             raise Unfit(f"{self.expected} and holds no control characters")
         return value
 
@@ -236,7 +236,7 @@ class Form:
     reader: Callable[[str], object]
 
     def parse(self, value: object) -> str:
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value.isprintable():
             raise Unfit(self.expected)
         try:
             return str(self.reader(value))

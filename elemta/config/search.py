@@ -36,7 +36,7 @@ def find_source(named: str | None, environ: Mapping[str, str], *, cwd: Path) -> 
     for variable in _NAMED_BY:
         if environ.get(variable):
             return _read(environ[variable], cwd / environ[variable], by=variable)
-    for name, path in _places(environ, cwd):
+    for name, path in places(environ, cwd):
         # Not `exists`: a file in a folder that we may not enter must be an error, not the defaults.
         try:
             path.stat()
@@ -48,7 +48,8 @@ def find_source(named: str | None, environ: Mapping[str, str], *, cwd: Path) -> 
     return None
 
 
-def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[tuple[str, Path]]:
+def places(environ: Mapping[str, str], cwd: Path) -> Iterator[tuple[str, Path]]:
+    """Where a file is looked for that nobody named: its name for people, its path."""
     for name in ("./elemta.conf", "./config/elemta.conf", "../config/elemta.conf"):
         yield name, cwd / name
     if environ.get("HOME"):
