@@ -27,20 +27,19 @@ from elemta.smtp.stuffing import BareNewline, DotStuffer
 #: hop for each piece is under a tenth of what sending it costs.
 PIECE_OCTETS: Final = 256 * 1024
 
+#: Seconds that a deadline may come early: moving it costs as much as parsing a reply.
+SLACK_SECONDS: Final = 1.0
+
 #: Seconds for a goodbye that changes nothing for any mail.
 QUIT_SECONDS: Final = 2.0
 
 
 class SessionFailed(Exception):
-    """Nothing more is to be had from this connection. `reply` is what the host said, or ours for what it did.
+    """Nothing more is to be had from this connection. `reply` is what the host said, or ours for what it did."""
 
-    `lost` is True where the host closed it, as hosts do with idle connections.
-    """
-
-    def __init__(self, reply: Reply, *, lost: bool = False) -> None:
+    def __init__(self, reply: Reply) -> None:
         super().__init__(str(reply))
         self.reply = reply
-        self.lost = lost
 
 
 def _patience(timeouts: TimeoutsSection) -> Mapping[Awaited, float]:
@@ -57,7 +56,8 @@ def _patience(timeouts: TimeoutsSection) -> Mapping[Awaited, float]:
         Awaited.FINAL: timeouts.data_termination_timeout,
         Awaited.EMPTY: timeouts.data_termination_timeout,
         Awaited.QUIT: QUIT_SECONDS,
-        Awaited.NOTHING: 0.0,
+        Awaited.CONTENT: timeouts.data_block_timeout,
+        Awaited.NOTHING: timeouts.connect_timeout,
     }
 
 
@@ -83,21 +83,28 @@ class ClientOptions:
 class Watch:
     """The one cancel scope of an attempt at one host, and what it waits for at the moment."""
 
-    __slots__ = ("doing", "scope")
+    __slots__ = ("_until", "awaited", "scope")
 
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.doing = ""
+    def __init__(self, awaited: Awaited, seconds: float) -> None:
+        self.awaited = awaited
+        self._until = trio.current_time() + seconds
+        self.scope = trio.CancelScope(deadline=self._until)
 
-    def allow(self, doing: str, seconds: float) -> None:
-        """Give the next step its time."""
-        self.doing = doing
-        self.scope.deadline = trio.current_time() + seconds
+    def allow(self, awaited: Awaited, seconds: float) -> None:
+        """Give the next step its time. A move of less than `SLACK_SECONDS` is not worth what it costs."""
+        self.awaited = awaited
+        until = trio.current_time() + seconds
+        if not 0 <= until - self._until < SLACK_SECONDS:
+            self._until = self.scope.deadline = until
 
     @property
     def reply(self) -> Reply:
         """What is said of a step that took too long."""
-        return Reply(451, "4.4.2", f"timed out: {self.doing}")
+        return Reply(451, "4.4.2", f"timed out {_doing(self.awaited)}")
+
+
+def _doing(awaited: Awaited) -> str:
+    return "while connecting" if awaited is Awaited.NOTHING else f"waiting for the reply to {awaited.value}"
 
 
 class Session:
@@ -129,39 +136,38 @@ class Session:
         self.machine.begin(transaction)
         event = await self._next_event(watch)
         if isinstance(event, ContentWanted):
-            watch.scope.deadline = float("inf")  # the gate has its own bounds, and the host waits for us
-            if not await gate():
-                raise AttemptStopped
-            await self._send_content(content, watch)
+            await self._send_content(content, gate, watch=watch)
             event = await self._next_event(watch)
         if not isinstance(event, Settled):
             raise _failure(event)
         self.mails += 1
         return event
 
-    async def _send_content(self, content: Content, watch: Watch) -> None:
-        """Content and final dot: for a small mail in one send."""
+    async def _send_content(self, content: Content, gate: Gate, *, watch: Watch) -> None:
+        """Content and final dot: a small mail is one piece, and one send.
+
+        The last piece shares the time of the final reply, which is longer than a piece's own.
+        """
+        patience = self._options.patience
         stuffer = DotStuffer()
         size = content.size
         offset = 0
-        seconds = self._options.timeouts.data_block_timeout
-        while offset < size or not offset:
-            watch.allow("sending the content", seconds)
+        opened = False
+        while True:
+            awaited = Awaited.FINAL if size - offset <= PIECE_OCTETS else Awaited.CONTENT
+            watch.allow(awaited, patience[awaited])
+            if not opened and not await gate():
+                raise AttemptStopped
+            opened = True
             piece = await content.read(offset, PIECE_OCTETS)
             offset += len(piece)
-            try:
-                wire = stuffer.feed(piece)
-                if offset >= size:
-                    wire += stuffer.end()
-            except BareNewline as error:
-                raise SessionFailed(Reply(554, "5.6.0", str(error))) from error
-            if offset < size and not piece:
+            if not piece and offset != size:
                 raise SessionFailed(Reply(451, "4.3.0", f"the stored mail ends at {offset} octets of {size}"))
+            wire = _stuffed(stuffer, piece, last=offset >= size)
             if offset >= size:
                 self.machine.end_content()
-            await self._send(wire, "sending the content")
-            if not size:
-                return
+            if not await self._send(wire) or offset >= size:
+                return  # the reply tells the rest
 
     async def _next_event(self, watch: Watch) -> ClientEvent:
         machine = self.machine
@@ -178,24 +184,26 @@ class Session:
             if machine.replies != seen:
                 # A whole reply earns the next one its time; single octets earn nothing.
                 seen = machine.replies
-                watch.allow(f"waiting for the reply to {awaited.value}", patience[awaited])
+                watch.allow(awaited, patience[awaited])
             out = machine.data_to_send()
             if out:
-                await self._send(out, watch.doing)
+                await self._send(out)
             try:
                 machine.receive_data(bytes(await self._stream.receive_some()))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise _lost(watch.doing) from error
+                raise _lost(watch.awaited) from error
 
-    async def _send(self, data: bytes, doing: str) -> None:
+    async def _send(self, data: bytes) -> bool:
+        """False when the connection is broken: what the host said before it broke is still to be read."""
         try:
             await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise _lost(doing) from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
 
     async def quit(self) -> None:
         """Say goodbye and close; takes `QUIT_SECONDS` at most. RFC 5321 §4.1.1.10 wants QUIT before a close."""
-        watch = Watch()
+        watch = Watch(Awaited.QUIT, QUIT_SECONDS)
         try:
             with watch.scope:
                 self.machine.quit()
@@ -211,6 +219,14 @@ class Session:
         self._stream.abort()
 
 
+def _stuffed(stuffer: DotStuffer, piece: bytes, *, last: bool) -> bytes:
+    try:
+        wire = stuffer.feed(piece)
+        return wire + stuffer.end() if last else wire
+    except BareNewline as error:
+        raise SessionFailed(Reply(554, "5.6.0", str(error))) from error
+
+
 #: Route, LMTP or not, address: sessions with the same key may stand in for each other.
 PoolKey = tuple[str, bool, Hop]
 
@@ -222,7 +238,6 @@ def pool_key(hop: Hop, options: ClientOptions) -> PoolKey:
 
 async def open_session(hop: Hop, network: Network, *, options: ClientOptions, watch: Watch) -> Session:
     """Connect and greet. Raises `SessionFailed`; leaves nothing open when it raises or is cancelled."""
-    watch.allow("connecting", options.timeouts.connect_timeout)
     try:
         stream = await network.connect(hop.endpoint)
     except OSError as error:
@@ -236,12 +251,12 @@ async def open_session(hop: Hop, network: Network, *, options: ClientOptions, wa
     return session
 
 
-def _lost(doing: str) -> SessionFailed:
-    return SessionFailed(Reply(451, "4.4.2", f"connection lost: {doing}"), lost=True)
+def _lost(awaited: Awaited) -> SessionFailed:
+    return SessionFailed(Reply(451, "4.4.2", f"connection lost {_doing(awaited)}"))
 
 
 def _failure(event: ClientEvent) -> SessionFailed:
     assert isinstance(event, Ended), event
     if event.reply is not None:
-        return SessionFailed(event.reply, lost=event.reply.code == 421)
-    return _lost(f"waiting for the reply to {event.awaited.value}")
+        return SessionFailed(event.reply)
+    return _lost(event.awaited)

@@ -22,6 +22,7 @@ from elemta.mail.reply import Reply
 from elemta.net.base import Network
 from elemta.smtp.client_checks import objection, recipient_objection
 from elemta.smtp.client_commands import Capabilities, Transaction
+from elemta.smtp.client_events import Awaited
 
 #: Addresses tried in one attempt. RFC 5321 §5.1 asks for two at least, Postfix tries 5 (`smtp_mx_address_limit`);
 #: twice as many here, because half of them may be IPv6 where the network has none.
@@ -108,11 +109,13 @@ class _Attempt:
     async def _try(self, hop: Hop, session: Session | None) -> bool:
         """Try one host, over `session` or a fresh connection.
 
-        False when a kept session had been closed while it idled, as hosts do: that says nothing about the host.
+        False when a kept session failed before a recipient was taken: hosts close idle connections, some of them with
+        words that look like an answer. It says nothing about the host, a fresh connection will.
         """
         kept = session is not None
         failure: SessionFailed | None = None
-        watch = Watch()
+        awaited = Awaited.MAIL if kept else Awaited.NOTHING
+        watch = Watch(awaited, self._transport.options.patience[awaited])
         try:
             with watch.scope:
                 if session is None:
@@ -125,7 +128,8 @@ class _Attempt:
             if session is not None:
                 session.abort()
             raise
-        if watch.scope.cancelled_caught:
+        timed_out = watch.scope.cancelled_caught
+        if timed_out:
             failure = SessionFailed(watch.reply)
         if failure is None:
             assert session is not None
@@ -134,7 +138,7 @@ class _Attempt:
         if session is not None:
             self._settle(session.machine.conclude(failure.reply))
             session.abort()
-        if self._pending and kept and failure.lost:
+        if self._pending and kept and not timed_out:
             return False
         self._failures.append(_outcome(failure.reply, Peer(hop.host, str(hop.endpoint))))
         return True

@@ -262,6 +262,10 @@ class ClientMachine:
             if self.awaited is Awaited.FINAL:
                 self._settle_final(reply)
             return self._end(abridged(reply))
+        if self.state is ClientState.CONTENT and reply.code >= 400:
+            # It wants no more of the content (too large, say) and hangs up: a verdict, for the dot never went.
+            self._settle_accepted(self._judged(reply))
+            return self._end(abridged(reply))
         if not self._awaited or self._out:
             raise RemoteProtocolError(f"a reply to nothing: {reply}")
         return _HANDLERS[self._awaited.popleft()](self, reply)

@@ -15,8 +15,8 @@ from elemta.mail.reply import Reply
 class Awaited(enum.Enum):
     """Which reply the machine waits for: the driver has a deadline for each (RFC 5321 §4.5.3.2)."""
 
-    GREETING = "greeting"
-    HELLO = "hello"
+    GREETING = "the connection"
+    HELLO = "EHLO"
     #: HELO after a refused EHLO, RFC 5321 §3.2.
     HELO = "HELO"
     STARTTLS = "STARTTLS"
@@ -25,10 +25,13 @@ class Awaited(enum.Enum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
-    FINAL = "final dot"
+    #: No reply: the host reads the content.
+    CONTENT = "content"
+    FINAL = "the final dot"
     #: To the dot that ends a mail without recipients, RFC 2920 §3.1.
-    EMPTY = "empty mail"
+    EMPTY = "an empty mail"
     QUIT = "QUIT"
+    #: No reply: there is no connection yet, or nothing was asked.
     NOTHING = "nothing"
 
     __hash__ = object.__hash__  # enum's own hashes the name in Python: this one is asked once a reply

@@ -6,28 +6,32 @@ made printable before anything else sees it. Failures raised: `RemoteProtocolErr
 """
 
 import re
+from typing import Final
 
 from elemta.mail.reply import Reply
 
 #: Octets of one line without its line end. RFC 5321 §4.5.3.1.5 allows 512 with the CRLF; hosts that explain
 #: themselves send more, and Postfix reads 2,048 (`line_length_limit`).
-MAX_LINE_OCTETS = 2048
+MAX_LINE_OCTETS: Final = 2048
 
 #: Lines of one reply. The longest that exist are answers to EHLO, with some forty extensions registered at IANA.
-MAX_REPLY_LINES = 100
+MAX_REPLY_LINES: Final = 100
 
 #: Characters kept of one line: as many as RFC 5321 §4.5.3.1.5 lets a host say.
-MAX_LINE_CHARACTERS = 512
+MAX_LINE_CHARACTERS: Final = 512
 
 #: Characters kept of a reply that goes to the history and to reports, all lines together. A reply is kept for each
 #: recipient, so that a host could otherwise fill our store with them.
-MAX_KEPT_CHARACTERS = 1024
+MAX_KEPT_CHARACTERS: Final = 1024
+
+#: One-line replies remembered by a connection: hosts say the same to each MAIL, RCPT and DATA.
+MAX_REMEMBERED: Final = 8
 
 # RFC 5321 §4.2:  Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF
 #                 Reply-code = %x32-35 %x30-35 %x30-39
 # The second digit may be any here: a client acts on the first digit of codes it does not know (§4.3.2).
 # RFC 2034 §4:    the text starts with an enhanced code whose class is the first digit of the reply's code.
-_LINE = re.compile(rb"([2-5])([0-9]{2})(?:([ -])(?:(\1\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z))?(.*))?", re.DOTALL)
+_LINE: Final = re.compile(rb"([2-5])([0-9]{2})(?:([ -])(?:(\1\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z))?(.*))?", re.DOTALL)
 
 
 class RemoteProtocolError(Exception):
@@ -64,7 +68,7 @@ def abridged(reply: Reply) -> Reply:
 class ReplyReader:
     """Octets in, whole replies out. How the octets were split changes nothing."""
 
-    __slots__ = ("_buffer", "_code", "_enhanced", "_lines", "_searched")
+    __slots__ = ("_buffer", "_code", "_enhanced", "_lines", "_remembered", "_searched")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -72,6 +76,7 @@ class ReplyReader:
         self._code = 0
         self._enhanced = ""
         self._lines: list[str] = []
+        self._remembered: dict[bytes, Reply] = {}
 
     @property
     def has_input(self) -> bool:
@@ -101,6 +106,8 @@ class ReplyReader:
             line = self._buffer[:end].removesuffix(b"\r")
             self._buffer = self._buffer[end + 1 :]
             self._searched = 0
+            if not self._lines and (known := self._remembered.get(line)) is not None:
+                return known
             reply = self._take(line)
             if reply is not None:
                 return reply
@@ -116,7 +123,7 @@ class ReplyReader:
         if not self._lines:
             self._code, self._enhanced = code, status
             if separator != b"-":
-                return Reply(code, status, words)
+                return self._remember(line, Reply(code, status, words))
         elif code != self._code:
             # RFC 5321 §4.2.1 wants the same code on each line: which of them counts is anybody's guess.
             raise RemoteProtocolError(f"the lines of one reply say {self._code} as well as {code}")
@@ -132,3 +139,8 @@ class ReplyReader:
         lines = tuple(self._lines)
         self._lines = []
         return Reply(self._code, self._enhanced, lines)
+
+    def _remember(self, line: bytes, reply: Reply) -> Reply:
+        if len(self._remembered) < MAX_REMEMBERED and len(line) <= MAX_LINE_CHARACTERS:
+            self._remembered[line] = reply
+        return reply
