@@ -37,6 +37,7 @@ _CHARSETS = (
 #: separators, the marks that turn the direction of writing, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]+")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
+_FIELD_END = re.compile(rb"\r\n(?![ \t])")
 
 
 class HeaderFault(enum.Enum):
@@ -113,7 +114,8 @@ def raw_field(header: bytes, name: str) -> bytes | None:
     if start < 0:
         return None
     # The search ran over a block with two octets more in front, so `start` is behind the line end before the field.
-    value = header[header.index(b":", start) + 1 : _field_end(header, start)]
+    end = _FIELD_END.search(header, start)
+    value = header[header.index(b":", start) + 1 : len(header) if end is None else end.start()]
     return _FOLD.sub(b"", value).strip(b" \t\r\n")
 
 
@@ -182,15 +184,3 @@ def _find(lowered: bytes, name: bytes) -> int:
     """Where the first field `name` begins, counted without the CRLF in front of the block; -1 when there is none."""
     places = [lowered.find(b"\r\n" + name + end) for end in (b":", *_ends(lowered))]
     return min((place for place in places if place >= 0), default=-1)
-
-
-def _field_end(header: bytes, start: int) -> int:
-    """Where the field that begins at `start` ends: at a CRLF that no white space follows, or with the block."""
-    position = start
-    while True:
-        position = header.find(b"\r\n", position)
-        if position < 0:
-            return len(header)
-        if header[position + 2 : position + 3] not in (b" ", b"\t"):
-            return position
-        position += 2

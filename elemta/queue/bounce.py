@@ -15,7 +15,7 @@ from elemta.mail.dsn import REPLY_OCTETS, Action, BoundaryFound, Dsn, RecipientR
 from elemta.mail.dsn_words import MailWords, subject_for, text_for
 from elemta.mail.envelope import BodyType, Envelope, Notify, Recipient, Ret
 from elemta.mail.headers import header_block, readable_field
-from elemta.mail.outcome import Deferred, Delivered, Failed
+from elemta.mail.outcome import Delivered, Failed
 from elemta.queue.schedule import Decision, Verdict
 from elemta.storage.records import INLINE_CONTENT_OCTETS, Progress, QueuedMail
 
@@ -139,13 +139,10 @@ def build_bounce(
 
 
 def _action(verdict: Verdict) -> Action:
-    match verdict.outcome:
-        case Failed():
-            return Action.FAILED
-        case Deferred():
-            return Action.DELAYED
-        case Delivered(final=final):
-            return Action.DELIVERED if final else Action.RELAYED
+    outcome = verdict.outcome
+    if isinstance(outcome, Delivered):
+        return Action.DELIVERED if outcome.final else Action.RELAYED
+    return Action.FAILED if isinstance(outcome, Failed) else Action.DELAYED
 
 
 def _is_wanted(mail: QueuedMail, verdict: Verdict, action: Action, now: float) -> bool:
@@ -156,14 +153,12 @@ def _is_wanted(mail: QueuedMail, verdict: Verdict, action: Action, now: float) -
     if notify is None:
         # RFC 3461 §4.1: without NOTIFY, failures are reported; of delays those only hear who asked.
         return action is Action.FAILED
-    match verdict.outcome:
-        case Failed():
-            return Notify.FAILURE in notify
-        case Deferred():
-            return Notify.DELAY in notify and now - mail.received_at >= DELAY_REPORT_AFTER_SECONDS
-        case Delivered(relayed_dsn=passed_on):
-            # RFC 3461 §5.2.2: a next hop that took over the request reports in our place.
-            return Notify.SUCCESS in notify and not passed_on
+    if isinstance(verdict.outcome, Delivered):
+        # RFC 3461 §5.2.2: a next hop that took over the request reports in our place.
+        return Notify.SUCCESS in notify and not verdict.outcome.relayed_dsn
+    if action is Action.FAILED:
+        return Notify.FAILURE in notify
+    return Notify.DELAY in notify and now - mail.received_at >= DELAY_REPORT_AFTER_SECONDS
 
 
 def _split(action: Action, verdicts: list[Verdict]) -> list[Report]:

@@ -1,4 +1,4 @@
-"""How many deliveries may run at once, in all and towards one destination.
+"""How many deliveries may run at once, towards one destination or in all.
 
 What is not here: who waits for a free place (`queue.dispatcher`), or limits on clients (`inbound`).
 Failures raised: `ValueError` for a place given back that was never taken: a defect of ours.

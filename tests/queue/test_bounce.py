@@ -373,7 +373,7 @@ def test_the_largest_report_travels_with_its_change(smtputf8: bool) -> None:
     recipient = Recipient(address, F, "rfc822;" + letter * 1000)
     words = Reply(550, "5.1.1", ("ü" * 3000, "\N{PILE OF POO}" * 3000))
     peer = Peer("ü" * 1000, "2001:db8::" + "1" * 1000)
-    header = HEADER + b"X: " + "ü".encode() * 30_000 + b"\r\n" + b"Y: \xff\r\n" * 9000
+    header = HEADER + b"X: \xff\xff\xff\xff\r\n" * 9000
     mail = queued(*[recipient] * RECIPIENTS_PER_REPORT, content=header + b"\r\n", smtputf8=smtputf8, ret=Ret.FULL)
     mail = evolve(mail, envelope=evolve(mail.envelope, envid="e" * 9999, reverse_path=address))
     bounce = written(mail, failure(mail, Failed(words, peer)), content=header + b"\r\n")
