@@ -87,7 +87,7 @@ class Decision:
 
 def pending(mail: QueuedMail) -> tuple[int, ...]:
     """Indexes of the recipients that an attempt must try, in order: delivered and failed ones never again."""
-    return tuple(index for index, progress in enumerate(mail.progress) if progress.status is RecipientStatus.PENDING)
+    return tuple([index for index, entry in enumerate(mail.progress) if entry.status is RecipientStatus.PENDING])
 
 
 def next_attempt(schedule: tuple[float, ...], attempts: int, now: float, chance: float) -> float:
@@ -142,7 +142,7 @@ def _progress(before: Progress, verdict: Verdict) -> Progress:
 
 
 def _state(progress: Sequence[Progress]) -> QueueState:
-    statuses = {entry.status for entry in progress}
+    statuses = [entry.status for entry in progress]  # no set: hashing a member of an enum costs more than all this
     if RecipientStatus.PENDING in statuses:
         return QueueState.DEFERRED
     return QueueState.FAILED if RecipientStatus.FAILED in statuses else QueueState.DELIVERED
