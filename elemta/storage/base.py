@@ -1,14 +1,20 @@
 """The contract of a queue store.
 
-What is not here: scheduling policy (`queue`), or any one engine. `tests/storage/contract.py` is this contract as a suite,
-run against every store, with faults.
+What is not here: scheduling policy (`queue`), or any one engine. `tests/storage/contract.py` is this contract as a
+suite, run against every store, with faults. `rules` says for one mail what the verbs mean.
 
 Rules that every store keeps:
 
 * `commit` makes a whole batch durable in one transaction or one sync, and answers one `Result` a change. A change that
-  the engine cannot take (`REFUSED`) harms no other change of its batch. Only a failure of the engine raises, and then it
-  raises `StoreUnavailable` (nothing was made durable) or `CommitUnknown` (nobody can say).
-* Inserts are idempotent by id: a batch whose outcome is unknown is committed again, as it was.
+  the engine cannot take (`REFUSED`) harms no other change of its batch. Only a failure of the engine raises, and then
+  it raises `StoreUnavailable` (nothing was made durable) or `CommitUnknown` (nobody can say).
+* Changes apply in the order of the batch. Those that a batch may hold at once for one mail see each other.
+* Inserts are idempotent by id: a batch whose outcome is unknown is committed again, as it was, before anything of it
+  is dispatched. An id that is there already is APPLIED and left as it stands. A store does not remember the ids that
+  left: an insert repeated after its mail finished would bring it back.
+* Repeated after an unknown outcome, a `Begin` that landed is APPLIED again, a `Settle` that landed is GONE or FENCED,
+  a `Withdraw` that landed is GONE.
+* An owned mail is ACTIVE and carries its owner's latest token; no other mail is owned. The empty owner is nobody.
 * Content is immutable. It is durable once the insert that refers to it is. What no insert refers to is collected.
 * Nothing a store returns is shared with what it keeps.
 """
@@ -54,7 +60,11 @@ class Result(enum.Enum):
 
 @frozen
 class Insert:
-    """Take a new mail. `content` is its octets when they travel with the change, None when they were staged."""
+    """Take a new mail. `content` is its octets when they travel with the change, None when they were staged or came
+    with an earlier insert that refers to the same content.
+
+    The mail may come with an owner that joined: then it need not be claimed. `attempting_since` is not taken over.
+    """
 
     mail: QueuedMail
     content: bytes | None = None
@@ -78,7 +88,8 @@ class Settle:
     """Finish an attempt: the mail's new state (None: it leaves the queue), its records, and its reports.
 
     The inserts are durable exactly when the rest is: a bounce is never lost and never sent without its reason.
-    Applied only to a mail of this owner and token.
+    Applied only to a mail of this owner and token. `mail` replaces what is kept but for `origin_id`, `content`, and
+    `attempting_since`, which ends. It keeps its owner only while it is ACTIVE.
     """
 
     id: str
@@ -91,7 +102,7 @@ class Settle:
 
 @frozen
 class Withdraw:
-    """Remove a mail that was answered 4yz although it landed. Never applied to one whose attempt began."""
+    """Remove a mail that was answered 4yz although it landed. Never applied to one whose attempt began (FENCED)."""
 
     id: str
 
@@ -102,7 +113,8 @@ Change = Insert | Begin | Settle | Withdraw
 @frozen
 class Claim:
     """Ask for due mails: not owned, ACTIVE or DEFERRED, `next_attempt_at` <= `now`, highest priority first, then the
-    longest due. Each returned mail is ACTIVE and owned by `owner` when the claim returns.
+    longest due, then by destination and id. A token that is not the owner's latest claims nothing. Each returned
+    mail is ACTIVE and owned by `owner` when the claim returns.
 
     `exclude` names destinations that cannot take more now; `priority` asks for one priority alone.
     """
@@ -152,8 +164,10 @@ class Verb(enum.Enum):
 class Order:
     """An operator's order. `reason` is kept with a held mail. `now` is UTC in seconds since 1970.
 
-    RETRY makes ACTIVE and DEFERRED mails due at `now`, and FAILED ones DEFERRED and due; HOLD takes ACTIVE and DEFERRED;
-    RELEASE takes HELD and makes them due; DELETE takes any.
+    RETRY makes ACTIVE and DEFERRED mails due at `now` and leaves those that are due already; FAILED ones become
+    DEFERRED and due, their failed recipients pending (what was reported stays reported). HOLD takes ACTIVE and DEFERRED.
+    RELEASE takes HELD and makes them due, DEFERRED when they were tried before. DELETE takes any. An order repeated comes
+    to an end: it changes no mail twice.
     """
 
     verb: Verb
@@ -165,7 +179,8 @@ class Order:
 
 @frozen
 class Ordered:
-    """What an order did: the ids it changed, the ids that were in flight and so were left alone."""
+    """What an order did: the ids it changed, the ids that were in flight and so were left alone, each in order of id;
+    together at most `limit`."""
 
     changed: tuple[str, ...]
     in_flight: tuple[str, ...] = ()
@@ -173,7 +188,11 @@ class Ordered:
 
 @frozen
 class Retention:
-    """What `cleanup` may remove. All are UTC in seconds since 1970: older goes. None keeps for ever."""
+    """What `cleanup` may remove. All are UTC in seconds since 1970: older goes. None keeps for ever.
+
+    A finished mail's age counts from its `next_attempt_at`: when its last attempt was due. `limit` bounds the mails of
+    one call; attempts and staged content go whatever their number.
+    """
 
     delivered_before: float | None
     failed_before: float | None
@@ -214,7 +233,11 @@ class QueueStore(Protocol):
         ...
 
     async def commit(self, batch: Sequence[Change]) -> list[Result]:
-        """Make a batch durable, one result a change, in order. Raises `StoreUnavailable`, `StoreFull`, `CommitUnknown`."""
+        """Make a batch durable, one result a change, in order. A cancelled commit is whole or has not begun.
+
+        Raises `StoreUnavailable`, `CommitUnknown`; `StoreFull` for a batch with inserts already when what is left is
+        needed to deliver the old mail: its other changes can be committed without them.
+        """
         ...
 
     async def stage(self) -> ContentWriter:
@@ -256,4 +279,3 @@ class QueueStore(Protocol):
     async def cleanup(self, retention: Retention) -> int:
         """Remove what is past its retention, at most `limit` mails a call; returns how many went."""
         ...
-

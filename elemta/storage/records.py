@@ -16,7 +16,7 @@ from elemta.mail.reply import Reply
 #: Measured: one transaction a batch keeps up with a raw log at 4 KiB, and falls behind it at 1 MiB.
 INLINE_CONTENT_OCTETS = 128 * 1024
 
-#: Octets in one piece of staged content: MariaDB takes packets of 16 MiB by default, and a stranger's 250 must not wait.
+#: Octets in one piece of staged content: MariaDB takes packets of 16 MiB by default, and no stranger's 250 must wait.
 PIECE_OCTETS = 1024 * 1024
 
 
@@ -82,8 +82,8 @@ class QueuedMail:
     """One mail for one destination: what the dispatcher schedules and a worker tries.
 
     A mail accepted for several destinations becomes several of these in one commit, sharing content; `origin_id` is the
-    id the client was told. `progress` runs parallel to `envelope.recipients`. `owner` is the node that may try it, empty
-    when any node may claim it. `attempting_since` is set while an attempt is in flight (contract 4).
+    id the client was told. `progress` runs parallel to `envelope.recipients`. `owner` is the node that may try it,
+    empty when any node may claim it. `attempting_since` is set while an attempt is in flight (contract 4).
     `next_attempt_at`, `expires_at`, `received_at` are UTC in seconds since 1970.
     """
 

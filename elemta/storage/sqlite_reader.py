@@ -1,0 +1,126 @@
+"""The connection that looks into `queue.db` beside the one that changes it.
+
+What is not here: threads (`sqlite`). Every method blocks; they are called in one thread at a time. A look-up never
+keeps a commit waiting, and sees everything that was committed before it began.
+
+Raises `StoreUnavailable`, and `ContentMissing` for content that is not there or not whole.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import orjson
+
+from elemta.mail.outcome import Attempt
+from elemta.storage import sqlite_statements as sql
+from elemta.storage.base import ContentMissing, Filter, Order, StoreUnavailable, Verb
+from elemta.storage.codec import MAIL_COLUMNS, decode_attempt, decode_mail
+from elemta.storage.records import INLINE_CONTENT_OCTETS, ContentRef, QueuedMail, QueueState
+from elemta.storage.rules import STATES_OF_VERB
+from elemta.storage.sqlite_content import ContentFolder
+from elemta.storage.sqlite_errors import explain
+from elemta.storage.sqlite_place import Place
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Everything that is looked up."""
+
+    def __init__(self, place: Place, contents: ContentFolder) -> None:
+        self._place = place
+        self._contents = contents
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Connect. Raises `StoreUnavailable`."""
+        try:
+            self._connection = self._place.connect_to_read()
+        except sqlite3.Error as error:
+            raise explain(error, self._place.database) from error
+
+    def close(self) -> None:
+        """Let go; more than once is no failure."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _look(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise StoreUnavailable("the queue is not open")
+        try:
+            return look(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, self._place.database) from error
+
+    def get(self, queue_id: str) -> QueuedMail | None:
+        """One mail by its id."""
+        row = self._look(lambda connection: connection.execute(sql.GET, (queue_id,)).fetchone())
+        return None if row is None else decode_mail(row)
+
+    def attempts(self, queue_id: str) -> list[Attempt]:
+        """The attempts of a mail, oldest first."""
+        rows = self._look(lambda connection: connection.execute(sql.ATTEMPTS_OF, (queue_id,)).fetchall())
+        return [decode_attempt(row) for row in rows]
+
+    def counts(self) -> dict[QueueState, int]:
+        """How many mails stand in each state."""
+        rows = self._look(lambda connection: connection.execute(sql.TALLY).fetchall())
+        return {QueueState(state): mails for state, mails in rows}
+
+    def next_due(self) -> float | None:
+        """When the earliest claimable mail is due."""
+        rows = self._look(lambda connection: connection.execute(sql.NEXT_DUE).fetchall())
+        return min((row[0] for row in rows), default=None)
+
+    def list_mails(self, chosen: Filter, limit: int, after: str) -> list[QueuedMail]:
+        """Mails in order of id."""
+        rows = self._chosen(", ".join(MAIL_COLUMNS), chosen, ["id > :after"], {"after": after, "limit": limit})
+        return [decode_mail(row) for row in rows]
+
+    def meant(self, order: Order) -> list[str]:
+        """The ids of the mails that an order means, in flight or not."""
+        states = ", ".join(f"'{state.value}'" for state in sorted(STATES_OF_VERB[order.verb], key=str))
+        terms = [f"state IN ({states})"]
+        if order.verb is Verb.RETRY:
+            terms.append("(state = 'failed' OR next_attempt_at > :now OR attempting_since IS NOT NULL)")
+        values: dict[str, object] = {"now": order.now, "limit": order.limit}
+        return [str(row[0]) for row in self._chosen("id", order.filter, terms, values)]
+
+    def _chosen(
+        self, columns: str, chosen: Filter, terms: list[str], values: dict[str, object]
+    ) -> list[tuple[object, ...]]:
+        more_terms, more_values = sql.filter_terms(chosen)
+        terms = terms + more_terms
+        values = values | more_values
+        values["limit"] = max(int(str(values["limit"])), 0)
+        if chosen.states is not None:
+            states = ", ".join(f"'{state.value}'" for state in sorted(chosen.states, key=str))
+            terms.append(f"state IN ({states})")
+        if chosen.ids is not None:
+            terms.append("id IN (SELECT value FROM json_each(:ids))")
+            values["ids"] = orjson.dumps(sorted(chosen.ids)).decode()
+        where = " AND ".join(terms)
+        statement = f"SELECT {columns} FROM mails WHERE {where} ORDER BY id LIMIT :limit"
+        return self._look(lambda connection: connection.execute(statement, values).fetchall())
+
+    def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        """A part of content, from its row or its file."""
+        if ref.size > INLINE_CONTENT_OCTETS:
+            with suppress(ContentMissing):
+                return self._read_file(ref, offset, limit)
+        row = self._look(
+            lambda connection: connection.execute(sql.CONTENT_PART, (offset + 1, limit, ref.id)).fetchone()
+        )
+        if row is None or row[0]:
+            return self._read_file(ref, offset, limit)
+        if row[1] != ref.size:
+            raise ContentMissing(f"the content {ref.id} has {row[1]} octets instead of {ref.size}")
+        part: bytes = row[2]
+        return part
+
+    def _read_file(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        return self._look(lambda _: self._contents.read(ref.id, offset, limit, size=ref.size))

@@ -1,0 +1,355 @@
+"""The one connection that changes `queue.db`.
+
+What is not here: threads (`sqlite`), or what is only looked up (`sqlite_reader`). Every method blocks; they are called
+in one thread at a time. One verb is one transaction, and a transaction that fails leaves nothing behind:
+
+* no space: rolled back, `StoreFull`;
+* another program's lock: nothing begun, `StoreUnavailable`;
+* a failed write or sync: the connection is not trusted again. A new one overwrites what the failed transaction may have
+  left at the end of the log, in a small transaction of its own. When that is durable, the failed one is known to be
+  nowhere (`StoreUnavailable`); when it fails too, nobody knows (`CommitUnknown`) and it is tried before the next verb.
+  A second sync of the same pages would prove nothing: the kernel may have dropped them at the first.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import orjson
+
+from elemta.mail.outcome import Attempt
+from elemta.storage import sqlite_statements as sql
+from elemta.storage.base import (
+    Begin,
+    Change,
+    Claim,
+    CommitUnknown,
+    Insert,
+    Joined,
+    Order,
+    Ordered,
+    Result,
+    Retention,
+    Settle,
+    StoreFull,
+    StoreUnavailable,
+    Verb,
+)
+from elemta.storage.codec import Unfit, decode_mail, encode_attempt, encode_mail
+from elemta.storage.records import QueuedMail, QueueState
+from elemta.storage.rules import obey, uncertain_attempts
+from elemta.storage.sqlite_content import ContentFolder
+from elemta.storage.sqlite_errors import POISON, explain, primary_code
+from elemta.storage.sqlite_place import Place
+
+T = TypeVar("T")
+
+#: Rows of `attempts` that one transaction of a cleanup removes: some 10 ms, so that commits are not kept waiting.
+CLEANUP_ROWS = 5000
+#: Dropped files that are removed after one commit.
+_DROPPED_FILES = 1000
+
+
+class _NotAtOnce(Exception):
+    """The batch cannot be applied as a whole: look at each change by itself."""
+
+
+class Writer:
+    """Everything that changes the queue."""
+
+    def __init__(self, place: Place, contents: ContentFolder) -> None:
+        self._place = place
+        self._contents = contents
+        self._connection: sqlite3.Connection | None = None
+        #: True after a transaction whose end is not known.
+        self._in_doubt = False
+
+    def open(self) -> None:
+        """Connect. Raises `StoreUnavailable`."""
+        try:
+            self._connection = self._place.connect()
+        except sqlite3.Error as error:
+            raise explain(error, self._place.database) from error
+
+    def close(self) -> None:
+        """Let go; more than once is no failure."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    # ---- transactions --------------------------------------------------------------------------
+
+    def _ready(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable("the queue is not open")
+        if self._in_doubt and not self._settle_doubt():
+            raise StoreUnavailable(f"the disk under {self._place.database} still fails: look into the system's log")
+        return self._connection
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one transaction. Raises the contract's errors, and `POISON` as it is."""
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            result = work(connection)
+            connection.execute("COMMIT")
+        except POISON:
+            self._roll_back()
+            raise
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        return result
+
+    def _roll_back(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
+        self._roll_back()
+        explained = explain(error, self._place.database)
+        if primary_code(error) != sqlite3.SQLITE_IOERR:
+            return explained
+        self._in_doubt = True
+        if self._settle_doubt():
+            return explained
+        return explained if isinstance(explained, StoreFull) else CommitUnknown(str(explained))
+
+    def _settle_doubt(self) -> bool:
+        """Overwrite what a failed transaction may have left; True when it is known to be gone."""
+        doubted = self._connection
+        try:
+            # Before the old one is closed: the last connection to close would bring the log into the database.
+            fresh = self._place.connect()
+        except sqlite3.Error:
+            return False
+        self._connection = fresh
+        if doubted is not None:
+            with suppress(sqlite3.Error):
+                doubted.close()
+        try:
+            fresh.execute("BEGIN IMMEDIATE")
+            fresh.execute(sql.PROBE)
+            fresh.execute("COMMIT")
+        except sqlite3.Error:
+            self._roll_back()
+            return False
+        self._in_doubt = False
+        return True
+
+    # ---- batches -------------------------------------------------------------------------------
+
+    def commit(self, batch: Sequence[Change]) -> list[Result]:
+        """One transaction for the whole batch; see `QueueStore.commit`."""
+        if any(isinstance(change, Insert) for change in batch):
+            self._place.check_space(self._ready())
+        try:
+            rows = sql.rows_of(batch, self._contents.size)
+            if rows.files:
+                self._sync_names()
+            self._transact(lambda connection: _apply_at_once(connection, rows))
+            results = [Result.APPLIED] * len(batch)
+        except (Unfit, _NotAtOnce, *POISON):
+            self._sync_names()
+            results = self._transact(lambda connection: self._apply_singly(connection, batch))
+        self._remove_dropped()
+        return results
+
+    def _sync_names(self) -> None:
+        try:
+            self._contents.sync()
+        except OSError as error:
+            raise explain(error, self._place.database) from error
+
+    def _apply_singly(self, connection: sqlite3.Connection, batch: Sequence[Change]) -> list[Result]:
+        results = []
+        for change in batch:
+            connection.execute("SAVEPOINT one")
+            try:
+                results.append(self._apply_one(connection, change))
+            except (Unfit, *POISON):
+                connection.execute("ROLLBACK TO one")
+                results.append(Result.REFUSED)
+            connection.execute("RELEASE one")
+        return results
+
+    def _apply_one(self, connection: sqlite3.Connection, change: Change) -> Result:
+        if isinstance(change, Insert):
+            self._insert_one(connection, change)
+            return Result.APPLIED
+        if isinstance(change, Settle | Begin):
+            fence = _fence(connection, change)
+            if fence is not Result.APPLIED:
+                return fence
+        if isinstance(change, Settle):
+            for insert in change.inserts:
+                self._insert_one(connection, insert)
+            bare = Settle(change.id, change.owner, change.token, change.mail, change.attempts)
+            _apply_at_once(connection, sql.rows_of([bare], self._contents.size))
+            return Result.APPLIED
+        try:
+            _apply_at_once(connection, sql.rows_of([change], self._contents.size))
+        except _NotAtOnce:
+            return Result.FENCED if connection.execute(sql.HAS_MAIL, (change.id,)).fetchone() else Result.GONE
+        return Result.APPLIED
+
+    def _insert_one(self, connection: sqlite3.Connection, insert: Insert) -> None:
+        row = sql.insert_row(insert)
+        if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone():
+            return
+        ref = insert.mail.content
+        known = connection.execute(sql.CONTENT_LENGTH, (ref.id,)).fetchone()
+        if known is not None:
+            size = self._contents.size(ref.id) if known[0] else known[1]
+        else:
+            file_size = self._contents.size(ref.id)
+            octets = insert.content if file_size is None else None
+            size = file_size if octets is None else len(octets)
+            connection.execute(sql.INSERT_CONTENT, (ref.id, octets))
+        if size != ref.size:
+            raise Unfit("the content is not there, or of another size")
+        if connection.execute(sql.INSERT_MAIL, row).rowcount != 1:
+            raise Unfit("the mail breaks a constraint")
+
+    def _remove_dropped(self) -> None:
+        """Remove the files of content that left. What a crash leaves behind is removed after the next opening."""
+        connection = self._ready()
+        try:
+            dropped = connection.execute(sql.DROPPED_FILES, (_DROPPED_FILES,)).fetchall()
+            if dropped:
+                self._contents.remove([row[0] for row in dropped])
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(sql.FORGET_DROPPED, dropped)
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError):
+            # The batch is durable whatever becomes of these files: they are tried again after the next one.
+            self._roll_back()
+
+    # ---- nodes and claims ----------------------------------------------------------------------
+
+    def join(self, owner: str) -> Joined:
+        """A new token, and the owner's mails made claimable; see `QueueStore.join`."""
+        return self._transact(lambda connection: _join(connection, owner))
+
+    def claim(self, claim: Claim) -> list[QueuedMail]:
+        """Take ownership of due mails; see `QueueStore.claim`."""
+        values = {
+            "owner": claim.owner,
+            "token": claim.token,
+            "now": claim.now,
+            "limit": max(claim.limit, 0),
+            "exclude": orjson.dumps(list(claim.exclude)).decode(),
+        }
+        statement = sql.CLAIM_ANY if claim.priority is None else sql.CLAIM_PRIORITY[int(claim.priority)]
+        rows = self._transact(lambda connection: connection.execute(statement, values).fetchall())
+        mails = [decode_mail(row) for row in rows]
+        mails.sort(key=lambda mail: (-mail.priority, mail.next_attempt_at, mail.destination, mail.id))
+        return mails
+
+    # ---- orders and age ------------------------------------------------------------------------
+
+    def apply(self, order: Order, ids: Sequence[str]) -> Ordered:
+        """Carry out an order on mails that were found to be meant; their state is looked at again here."""
+        ordered = self._transact(lambda connection: _obey(connection, order, ids))
+        self._remove_dropped()
+        return ordered
+
+    def remove_finished(self, retention: Retention) -> int:
+        """Remove DELIVERED and FAILED mails past their retention."""
+        removed = self._transact(lambda connection: _remove_finished(connection, retention))
+        self._remove_dropped()
+        return removed
+
+    def remove_attempts(self, before: float) -> int:
+        """Remove at most `CLEANUP_ROWS` old attempts; returns how many went."""
+        values = {"before": before, "limit": CLEANUP_ROWS}
+        return self._transact(lambda connection: connection.execute(sql.OLD_ATTEMPTS, values).rowcount)
+
+    def remove_staged(self, before: float) -> None:
+        """Remove the files that were staged before a moment and that no insert refers to."""
+        try:
+            staged = self._contents.staged_before(before)
+            if staged:
+                names = orjson.dumps(staged).decode()
+                self._contents.remove([row[0] for row in self._ready().execute(sql.UNKNOWN_FILES, (names,))])
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, self._place.database) from error
+        self._remove_dropped()
+
+
+def _apply_at_once(connection: sqlite3.Connection, rows: sql.Rows) -> None:
+    """Raises `_NotAtOnce` unless every change applies."""
+    for statement, values in (
+        (sql.INSERT_CONTENT, list(rows.contents.items())),
+        (sql.INSERT_MAIL, rows.mails),
+        (sql.BEGIN_ATTEMPT, rows.begins),
+        (sql.UPDATE_OWNED, rows.updates),
+        (sql.REMOVE_OWNED, rows.removals),
+        (sql.WITHDRAW, rows.withdrawals),
+        (sql.INSERT_ATTEMPT, rows.attempts),
+    ):
+        if values and connection.executemany(statement, values).rowcount != len(values):
+            raise _NotAtOnce
+
+
+def _fence(connection: sqlite3.Connection, change: Begin | Settle) -> Result:
+    found = connection.execute(sql.OWNER_OF, (change.id,)).fetchone()
+    if found is None:
+        return Result.GONE
+    owned = change.owner != "" and found == (change.owner, change.token, QueueState.ACTIVE.value)
+    return Result.APPLIED if owned else Result.FENCED
+
+
+def _join(connection: sqlite3.Connection, owner: str) -> Joined:
+    token = connection.execute(sql.NEW_TOKEN).fetchone()[0]
+    connection.execute(sql.JOIN, (owner, token))
+    in_flight = [decode_mail(row) for row in connection.execute(sql.IN_FLIGHT_OF, (owner,))]
+    connection.executemany(
+        sql.INSERT_ATTEMPT,
+        [encode_attempt(mail.id, attempt) for mail in in_flight for attempt in _interrupted(mail)],
+    )
+    recovered = connection.execute(sql.RELEASE_OWNED, (owner,)).rowcount
+    return Joined(token=token, recovered=recovered, uncertain=tuple(mail.id for mail in in_flight))
+
+
+def _interrupted(mail: QueuedMail) -> list[Attempt]:
+    return [] if mail.attempting_since is None else uncertain_attempts(mail, mail.attempting_since)
+
+
+_STATEMENT_OF_VERB = {
+    Verb.HOLD: sql.HOLD,
+    Verb.RELEASE: sql.RELEASE,
+    Verb.RETRY: sql.RETRY_WAITING,
+    Verb.DELETE: sql.DELETE,
+}
+
+
+def _obey(connection: sqlite3.Connection, order: Order, ids: Sequence[str]) -> Ordered:
+    values = {"ids": orjson.dumps(ids).decode(), "now": order.now, "reason": order.reason}
+    in_flight = [row[0] for row in connection.execute(sql.AMONG_IN_FLIGHT, values)]
+    failed = connection.execute(sql.FAILED_AMONG, values).fetchall() if order.verb is Verb.RETRY else []
+    changed = [row[0] for row in connection.execute(_STATEMENT_OF_VERB[order.verb], values).fetchall()]
+    for mail in map(decode_mail, failed):
+        again = encode_mail(obey(order, mail))
+        connection.execute(sql.RETRY_FAILED, (again[9], again[7], mail.id))
+        changed.append(mail.id)
+    return Ordered(changed=tuple(sorted(changed)), in_flight=tuple(sorted(in_flight)))
+
+
+def _remove_finished(connection: sqlite3.Connection, retention: Retention) -> int:
+    finished: list[str] = []
+    for state, before in (
+        (QueueState.DELIVERED, retention.delivered_before),
+        (QueueState.FAILED, retention.failed_before),
+    ):
+        if before is not None:
+            values = {"state": state.value, "before": before, "limit": max(retention.limit, 0)}
+            finished += [row[0] for row in connection.execute(sql.FINISHED_BEFORE, values)]
+    ids = orjson.dumps(sorted(finished)[: max(retention.limit, 0)]).decode()
+    return len(connection.execute(sql.DELETE, {"ids": ids}).fetchall())
