@@ -24,7 +24,7 @@ from elemta.queue.bell import Bell
 from elemta.queue.priority import STARVING_AFTER_SECONDS, is_starving
 from elemta.queue.settlement import Settlement
 from elemta.queue.throttle import DestinationLoad
-from elemta.queue.worker import Worker
+from elemta.queue.worker import INTERRUPTED_SECONDS, Worker
 from elemta.queue.workshop import Workshop
 from elemta.runtime.budget import ByteBudget
 from elemta.storage.base import Claim, StoreUnavailable
@@ -72,7 +72,9 @@ class Dispatcher:
         self._put_back: list[Due] = []
         self._away_until = -inf
         self._draining = False
+        self._cut = False
         self._all_idle = trio.Event()
+        self._ended = trio.Event()
         self._behind: set[str] = set()
         self._excluded: frozenset[str] = frozenset()
         self._next_due = inf
@@ -155,18 +157,25 @@ class Dispatcher:
             while True:
                 pause = await self._look()
                 await self._looks.wait_until(trio.current_time() + pause)
+        self._all_idle.set()
+        self._ended.set()
 
-    async def drain(self, deadline: float) -> None:
-        """Start no attempt any more; wait until those in flight are settled, at most until `deadline` on Trio's clock.
+    async def drain(self, seconds: float) -> bool:
+        """Start no attempt any more; wait until those in flight are settled, at most for `seconds`.
 
-        Then what is still in flight is cancelled: it goes back to the queue, or is recorded as uncertain.
+        Then what is still in flight is cut: it goes back to the queue, or is recorded as uncertain. Returns True when
+        nothing had to be cut. A second call may hurry the first.
         """
         self._draining = True
         self._check_idle()
-        with trio.CancelScope(deadline=deadline):
+        with trio.move_on_after(seconds):
             await self._all_idle.wait()
+        self._cut = self._cut or bool(self._in_hand)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+            with trio.move_on_after(INTERRUPTED_SECONDS):
+                await self._ended.wait()
+        return not self._cut
 
     def _check_idle(self) -> None:
         if self._draining and self._idle == len(self._workers):
@@ -177,10 +186,9 @@ class Dispatcher:
     async def next(self) -> Due:
         """The next mail for the worker that asks."""
         if not self._is_paused():
-            due = self._agenda.pop()
+            due = self._pop()
             if due is not None:
                 self._in_hand.add(due.mail.id)
-                self._look_when_low(due.mail.destination)
                 return due
         self._idle += 1
         self._check_idle()
@@ -246,7 +254,7 @@ class Dispatcher:
     def _feed(self) -> None:
         """Give waiting workers what is first in line."""
         while self._may_start():
-            due = self._agenda.pop()
+            due = self._pop()
             if due is None:
                 return
             self._give(due)
@@ -274,10 +282,15 @@ class Dispatcher:
 
     # ---- what is due in the store ----------------------------------------------------------------
 
-    def _look_when_low(self, destination: str) -> None:
-        if destination in self._excluded and self._agenda.waiting_for(destination) < LANE_LOW_MAILS:
-            self._excluded -= {destination}
-            self._looks.ring()
+    def _pop(self) -> Due | None:
+        """The first in line; and where few are left of what the store has more of, a reason to look."""
+        due = self._agenda.pop()
+        if due is not None and self._excluded:
+            destination = due.mail.destination
+            if destination in self._excluded and self._agenda.waiting_for(destination) < LANE_LOW_MAILS:
+                self._excluded -= {destination}
+                self._looks.ring()
+        return due
 
     async def _look(self) -> float:
         """Claim what is due and has room; returns the seconds until the next look."""

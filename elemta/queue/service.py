@@ -1,6 +1,7 @@
 """The queue as the other rooms see it.
 
-Mail goes in, operators look and give orders, the server drains. What is not here: receiving (`inbound`), or how an order reached us (`web`, `supervisor`).
+Mail goes in, operators look and give orders, the server drains. What is not here: receiving (`inbound`), or how an
+order reached us (`web`, `supervisor`).
 
 Life: `run` joins the store (what was accepted and not finished is picked up again), then delivers until it is
 cancelled. `drain` ends the deliveries before that, while mail is still taken. However `run` ends, its spool ends last:
@@ -88,12 +89,15 @@ class QueueService:
         with trio.CancelScope(shield=True):
             await self._spool.run()
 
-    async def drain(self, deadline: float) -> None:
-        """Start no attempt any more, and return when those in flight are settled, or cut off at `deadline` on Trio's
-        clock. Mail is still taken until `run` is cancelled; it is tried after the next start."""
+    async def drain(self, seconds: float) -> bool:
+        """Start no attempt any more; return when those in flight are settled, or were cut after `seconds`.
+
+        True when nothing had to be cut. Mail is still taken until `run` is cancelled; it is tried after the next start.
+        """
         in_flight = self._dispatcher.in_flight
-        await self._dispatcher.drain(deadline)
-        self._log.info("queue.drained", in_flight=in_flight, cut_off=self._dispatcher.in_flight)
+        finished = await self._dispatcher.drain(seconds)
+        self._log.info("queue.drained", in_flight=in_flight, cut=not finished)
+        return finished
 
     @property
     def failing(self) -> bool:

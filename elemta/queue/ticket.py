@@ -62,7 +62,7 @@ class Ticket:
         return type(self.changes[0]) is Insert
 
     async def wait(self) -> Sequence[Result]:
-        """One result a change, once they are durable. Raises `StoreUnavailable`; past the deadline `SubmissionTimeout`."""
+        """One result a change, once durable. Raises `StoreUnavailable`; past the deadline `SubmissionTimeout`."""
         if self.results is None and self.error is None:
             self._waiter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._cancelled)
