@@ -42,9 +42,9 @@ def variable_of(path: Path) -> str:
 def variables() -> dict[str, Path]:
     """Every variable that stands for a key, known ones without effect included, with the path it writes to.
 
-    A name that an old path and a present one share writes to the present one.
+    A name that two paths share, an old one and what it became, writes to the shorter, present one.
     """
-    table = {variable_of(path): path for path in known_keys()}
+    table = {variable_of(path): path for path in sorted(known_keys(), key=len, reverse=True)}
     for old, moved in MOVED.items():
         below = [key.path for key in all_keys() if key.path[: len(moved.target)] == moved.target]
         table |= {variable_of(old + path[len(moved.target) :]): path for path in below}

@@ -4,6 +4,7 @@ What is not here: the pieces of the road, each in its own module, and printing (
 Failure raised: `ConfigError`, with every problem at once.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
@@ -126,8 +127,8 @@ def _known_beside(parent: Path) -> list[str]:
     return [str(path[-1]) for path in paths if path[:-1] == parent]
 
 
-def _place(problem: Problem) -> tuple[int, int, str]:
+def _place(problem: Problem) -> tuple[float, int, str]:
     """Problems in the order of the file, then those of the environment and the command line."""
     if problem.line is None or problem.column is None:
-        return (2**31, 0, problem.where)
-    return (problem.line, problem.column, problem.key)
+        return (math.inf, 0, problem.where)
+    return (problem.line, problem.column, "")

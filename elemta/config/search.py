@@ -6,6 +6,7 @@ What is not here: reading its JSON (`config.document`). The places, in their ord
 Failure raised: `ConfigError` for a file that cannot be read.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def _read(name: str, path: Path, *, by: str = "") -> Source:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_FILE_OCTETS + 1)
-            mode = path.stat().st_mode
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise _unreadable(name, f"this file cannot be read{named}: {reason}.") from None

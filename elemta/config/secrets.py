@@ -4,6 +4,7 @@ Every secret key `x` has a twin `x_file` that names a file with its value, in th
 environment. What is not here: masking (`config.show`). The value is the file's text without its last line end.
 """
 
+import os
 import stat
 from pathlib import Path
 
@@ -40,24 +41,24 @@ def _refuse(report: Report, named: document.Path, origin: Origin, says: str) -> 
 def _read(
     report: Report, named: document.Path, *, name: object, target: document.Path, origin: Origin, cwd: Path
 ) -> None:
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not name.isprintable():
         _refuse(report, named, origin, f"found {describe(name)}, expected the name of a file.")
         return
     try:
         with Path(cwd, name).open("rb") as file:
             content = file.read(MOST_SECRET_OCTETS + 1)
-            mode = Path(cwd, name).stat().st_mode
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        _refuse(report, named, origin, f"the file {describe(name)} cannot be read: {reason}.")
+        _refuse(report, named, origin, f'the file "{name}" cannot be read: {reason}.')
         return
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        _refuse(report, named, origin, f"the file {describe(name)} holds no text in UTF-8.")
+        _refuse(report, named, origin, f'the file "{name}" holds no text in UTF-8.')
         return
     if len(content) > MOST_SECRET_OCTETS:
-        _refuse(report, named, origin, f"the file {describe(name)} has more than {MOST_SECRET_OCTETS} octets.")
+        _refuse(report, named, origin, f'the file "{name}" has more than {MOST_SECRET_OCTETS} octets.')
         return
     report.document.put(target, text.removesuffix("\n").removesuffix("\r"), origin=origin)
     if mode & stat.S_IROTH:
