@@ -280,6 +280,14 @@ def test_content_that_cannot_be_read_leaves_the_rest_of_the_report() -> None:
     assert types(bounce) == ["text/plain", "message/delivery-status"]
 
 
+def test_a_mail_read_in_part_is_not_returned_as_if_it_were_whole() -> None:
+    mail = queued(to(), ret=Ret.FULL)
+    bounce = build_bounce(
+        mail, failure(mail), original=CONTENT[:-4], hostname="mail.example.com", report_id=REPORT_ID, now=SOON
+    )
+    assert types(bounce)[-1] == "text/rfc822-headers"
+
+
 def test_a_header_whose_length_is_unknown_is_looked_for() -> None:
     mail = queued(to(), content=CONTENT + b"x" * 20_000)
     mail = evolve(mail, content=evolve(mail.content, header_octets=0))
