@@ -1,5 +1,7 @@
 """When mails are tried again and when they expire, to the second."""
 
+from pathlib import Path
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -246,3 +248,10 @@ def test_every_mail_ends(chance: float, outcome: Outcome, max_retries: int, life
     assert times == sorted(times)
     assert times[-1] <= lifetime + 1e-6  # seconds since 1970 keep microseconds, no more
     assert decisions[-1].state is QueueState.FAILED
+
+
+def test_the_documented_times_are_those_of_the_defaults() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "retry-and-bounces.md"
+    (row,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| seconds |")]
+    documented = [float(cell) for cell in row.split("|")[2:-1]]
+    assert seconds_of_attempts(life(queued(Progress()), BUSY, BY_DEFAULT)) == pytest.approx(documented)
