@@ -7,6 +7,7 @@ Failure raised: `Findings`, with every unfit value at once.
 
 import enum
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
@@ -61,6 +62,7 @@ def unstructure(value: object) -> Any:
     return value.value if isinstance(value, enum.Enum) else value
 
 
+@cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     converter.register_structure_hook_factory(_is_value, _value_hook)
