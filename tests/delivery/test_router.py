@@ -138,7 +138,7 @@ async def test_cancellation_passes(autojump_clock: trio.testing.MockClock) -> No
     assert scope.cancelled_caught
 
 
-async def test_what_the_routes_say_of_a_recipient() -> None:
+def test_what_the_routes_say_of_a_recipient() -> None:
     router = Ways().router
     assert router.priority_for(address("x@a.example")) is Priority.HIGH
     assert router.priority_for(address("x@b.example")) is None
