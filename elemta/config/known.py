@@ -82,7 +82,7 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         "",
         "keep_message_data",
         Standing.NEVER,
-        "A mail's content is kept as long as its record: see keep_delivered_messages.",
+        "See keep_delivered_messages.",
     ),
     ("", "queue_priority_enabled", Standing.NEVER, "Priorities are always honoured; see priority_ageing."),
     ("", "smtp_timeout", Standing.NEVER, "Each step has its own deadline: see timeouts."),
@@ -101,7 +101,7 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         Standing.LATER,
         "",
     ),
-    ("resources", "max_cpu goroutine_pool_size", Standing.NEVER, "The server runs on one core; see max_workers."),
+    ("resources", "max_cpu goroutine_pool_size", Standing.NEVER, "The operating system bounds these; see max_workers."),
     ("resources", "max_memory max_memory_usage", Standing.NEVER, "See limits.message_memory."),
     ("resources", "max_concurrent", Standing.NEVER, "See limits.max_connections and max_workers."),
     (

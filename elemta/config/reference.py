@@ -1,10 +1,13 @@
-"""The table of all keys in the manual, made from the classes.
+"""The tables of keys in the manual, made from the classes.
 
-What is not here: the manual around it (`docs/configuration.md`), which a test keeps in step with this.
+What is not here: the manual around them. `python -m elemta.config.reference docs/configuration.md` writes them into it;
+a test says when that is due.
 """
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from elemta.config.document import dotted
@@ -33,10 +36,20 @@ def known_table() -> str:
     groups: dict[tuple[str, str], list[str]] = {}
     for path, known in known_keys().items():
         says = f"{known.standing.value}. {known.advice}".strip()
-        groups.setdefault((dotted(path[:-1]), says), []).append(dotted(path))
-    for (_, says), names in groups.items():
-        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {says} |")
+        groups.setdefault((dotted(path[:-1]), says), []).append(str(path[-1]))
+    for (section, says), names in groups.items():
+        prefix = f"`{section}`: " if section else ""
+        lines.append(f"| {prefix}{', '.join(f'`{name}`' for name in names)} | {says} |")
     return "\n".join(lines) + "\n"
+
+
+def updated(manual: str) -> str:
+    """The manual with its tables as they should be. Raises `ValueError` where a mark is missing."""
+    for name, table in (("keys", key_table()), ("known keys", known_table())):
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        head, rest = manual[: manual.index(begin) + len(begin)], manual[manual.index(end) :]
+        manual = f"{head}\n{table}\n{rest}"
+    return manual
 
 
 def _keys() -> Iterator[Key]:
@@ -59,7 +72,8 @@ def _what(shape: Shape) -> str:
     if shape.choices is not None:
         return ", ".join(f"`{choice.value}`" for choice in shape.choices)
     assert shape.kind is not None
-    return shape.kind.expected.replace("|", "\\|")
+    # What stands behind the colon is explained once, above the tables.
+    return shape.kind.expected.partition(":")[0]
 
 
 def _default(key: Key) -> str:
@@ -70,3 +84,8 @@ def _default(key: Key) -> str:
         return _DECIDED.get(name, "none")
     value: Any = unstructure(key.default)
     return f"`{json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    _manual = Path(sys.argv[1])
+    _manual.write_text(updated(_manual.read_text(encoding="utf-8")), encoding="utf-8")

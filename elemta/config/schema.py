@@ -1,7 +1,7 @@
 """The JSON Schema (draft 2020-12) of a configuration, made from its classes.
 
-What is not here: the checks of several keys together (`config.checks`), which a schema cannot say. Whatever the sections
-take, the schema allows; keys that are known without effect are allowed, marked as deprecated.
+What is not here: the checks of several keys together (`config.checks`), which a schema cannot say. Whatever the
+sections take, the schema allows; keys that are known without effect are allowed, marked as deprecated.
 """
 
 from typing import Any
