@@ -6,7 +6,6 @@ What is not here: the queue itself (`queue.service`), or the list of local recip
 from typing import Protocol
 
 from elemta.mail.address import Address
-from elemta.mail.envelope import Priority
 from elemta.queue.submission import Submission
 from elemta.storage.base import ContentWriter
 
@@ -28,12 +27,4 @@ class Recipients(Protocol):
 
     async def exists(self, address: Address) -> bool:
         """Whether a local domain has this mailbox. Raises `OSError` when nobody can say now."""
-        ...
-
-
-class Routes(Protocol):
-    """Knows what the routes say of a recipient."""
-
-    def priority_for(self, address: Address) -> Priority | None:
-        """The priority that the recipient's route asks for, None when it does not say."""
         ...

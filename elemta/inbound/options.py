@@ -21,6 +21,8 @@ class InboundOptions:
     max_size: int
     dev_mode: bool
     local_domains: frozenset[str]
+    #: The domain of a bare `postmaster`.
+    home_domain: str
     relays: tuple[IpNetwork, ...]
     limits: LimitsSection
     timeouts: TimeoutsSection

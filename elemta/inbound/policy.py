@@ -37,8 +37,5 @@ def rule_recipient(options: InboundOptions, address: Address, *, may_relay: bool
 
 
 def complete_address(options: InboundOptions, address: Address) -> Address:
-    """Give the bare `postmaster` of RFC 5321 §4.1.1.3 its domain: the first local one, else our host name."""
-    if address.domain:
-        return address
-    domain = min(options.local_domains) if options.local_domains else options.hostname.lower()
-    return Address(address.local, domain)
+    """Give the bare `postmaster` of RFC 5321 §4.1.1.3 its domain."""
+    return address if address.domain else Address(address.local, options.home_domain)

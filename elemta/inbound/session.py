@@ -16,6 +16,7 @@ from elemta.inbound.options import ListenerOptions
 from elemta.inbound.transaction import Services, Transaction
 from elemta.mail.address import Address
 from elemta.mail.reply import Reply
+from elemta.mail.trace import protocol_name
 from elemta.net.base import Stream
 from elemta.smtp.events import (
     NEED_DATA,
@@ -187,7 +188,7 @@ class Session:
         if self._waiting is not _Waiting.CONTENT:
             self._waiting = _Waiting.COMMAND
         await self._send()
-        data = await self.stream.receive_some()
+        data = bytes(await self.stream.receive_some())
         if self._waiting is not _Waiting.CONTENT:
             self._waiting = _Waiting.ANSWER
         self._smtp.receive_data(data)
@@ -239,9 +240,9 @@ class Session:
                 await self._end_transaction()
 
     def _begin_transaction(self, event: MailFrom) -> None:
-        protocol = ("UTF8SMTP" if event.smtputf8 else "ESMTP") if self._smtp.extended else "SMTP"
+        protocol = protocol_name(extended=self._smtp.extended, utf8=event.smtputf8)
         origin = Origin(client=str(self.stream.peer), helo=self.helo, listener=self._listener.name, protocol=protocol)
-        self._transaction = Transaction(self._services, event, origin)
+        self._transaction = Transaction(self._services, event, origin, self.stream.peer.host)
 
     async def _recipient(self, event: RcptTo) -> Reply:
         options = self._services.options

@@ -7,15 +7,15 @@ RFC 5321 §3.3 is the procedure. Every reply after the content is decided here: 
 from attrs import frozen
 from structlog.typing import FilteringBoundLogger
 
-from elemta.inbound.base import Queue, Recipients, Routes
+from elemta.inbound.base import Queue, Recipients
 from elemta.inbound.gather import Gathering
 from elemta.inbound.options import InboundOptions, ListenerOptions
 from elemta.mail.envelope import Envelope, Priority, Recipient
 from elemta.mail.headers import count_field
 from elemta.mail.reply import Reply
-from elemta.mail.trace import received_field
+from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
-from elemta.queue.priority import choose_priority
+from elemta.queue.priority import combine
 from elemta.queue.submission import Submission, SubmissionTimeout
 from elemta.runtime.budget import ByteBudget
 from elemta.runtime.world import Runtime
@@ -33,7 +33,6 @@ class Services:
     """What every session of an inbound service shares."""
 
     queue: Queue
-    routes: Routes
     recipients: Recipients
     budget: ByteBudget
     runtime: Runtime
@@ -45,8 +44,9 @@ class Services:
 class Transaction:
     """One mail on its way in. `close` must be awaited (or `submit` have returned) before it is dropped."""
 
-    def __init__(self, services: Services, start: MailFrom, origin: Origin) -> None:
+    def __init__(self, services: Services, start: MailFrom, origin: Origin, host: str) -> None:
         self._services = services
+        self._host = host
         self._start = start
         self._origin = origin
         self.id = services.runtime.ids.new_id()
@@ -68,14 +68,17 @@ class Transaction:
 
     def begin_content(self) -> None:
         """Put our trace field before the content, RFC 5321 §4.4."""
-        field = received_field(
-            origin=self._origin,
+        recipients = self.recipients
+        arrival = Arrival(
+            helo=self._origin.helo,
+            client="" if self._host.startswith("/") else self._host,
             hostname=self._services.options.hostname,
-            queue_id=self.id,
-            recipient=str(self.recipients[0].address) if len(self.recipients) == 1 else None,
-            now=self._services.runtime.clock.wall(),
+            protocol=self._origin.protocol,
+            id=self.id,
+            at=self._services.runtime.clock.wall(),
+            recipient=recipients[0].address if len(recipients) == 1 else None,
         )
-        self.content.add_in_memory(field)
+        self.content.add_in_memory(received(arrival))
 
     async def add(self, data: bytes) -> None:
         """Take content. A store that fails here is answered after the end: the client must be read to its end."""
@@ -99,7 +102,7 @@ class Transaction:
         options = self._services.options
         try:
             staged, octets = await self.content.whole()
-            if count_field(self.content.head, b"received") > options.limits.max_received:
+            if count_field(self.content.head, "received") > options.limits.max_received:
                 return LOOPING
             submission = Submission(
                 id=self.id,
@@ -133,12 +136,9 @@ class Transaction:
         )
 
     def _priority(self, listener: ListenerOptions, trusted: bool) -> Priority:
-        """MT-PRIORITY counts only from clients that may relay: anybody else could jump the queue, RFC 6710 §5."""
-        return choose_priority(
-            mt_priority=self._start.mt_priority if trusted else None,
-            listener=listener.priority,
-            route=self._services.routes.priority_for(self.recipients[0].address),
-        )
+        """MT-PRIORITY counts only from clients that may relay: anybody else could jump the queue. The route may add
+        its word later."""
+        return combine(self._start.mt_priority if trusted else None, listener=listener.priority)
 
     async def abandon(self) -> None:
         """Forget the mail: nothing of it was acknowledged."""

@@ -5,6 +5,7 @@ A `Stream` is a Trio stream, so TLS can wrap it; our own implementations do with
 Failures raised: `trio.BrokenResourceError`, `trio.ClosedResourceError` from streams, `OSError` from connect and listen.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
@@ -63,7 +64,7 @@ class Listener(Protocol):
 class Network(Protocol):
     """Where listeners and connections come from: the system, or the virtual world."""
 
-    async def listen(self, address: str, backlog: int) -> list[Listener]:
+    async def listen(self, address: str, backlog: int) -> Sequence[Listener]:
         """Listen at `host:port`, `:port` (every IPv4 and IPv6 address), `[v6]:port` or `unix:/path`.
 
         Raises `OSError` as the system does, `ValueError` for an address of no such form.

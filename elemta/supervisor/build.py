@@ -1,0 +1,168 @@
+"""Builds a server from a configuration and a world.
+
+What is not here: running it (`supervisor.server`). The real process and the simulated world both build here, so that
+what is rehearsed is what runs.
+"""
+
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+from attrs import frozen
+from structlog.typing import FilteringBoundLogger
+
+from elemta.config.listeners import effective_listeners
+from elemta.config.sections import Config, ListenerSection, TransportName
+from elemta.delivery.inbox import InboxStore
+from elemta.delivery.local import LocalRecipients, RecipientList
+from elemta.delivery.maildir import Maildirs
+from elemta.delivery.mx import Ourselves
+from elemta.delivery.pool import ConnectionPool
+from elemta.delivery.router import Router
+from elemta.delivery.routing import Route, RoutingTable, parse_priority
+from elemta.delivery.session import ClientOptions
+from elemta.inbound.options import InboundOptions, ListenerOptions
+from elemta.inbound.service import Bound, InboundService
+from elemta.inbound.transaction import Services
+from elemta.net.base import Network
+from elemta.observe.metrics import Metrics
+from elemta.queue.options import QueueOptions
+from elemta.queue.schedule import RetryPolicy
+from elemta.queue.service import QueueService
+from elemta.resolver.base import Resolver
+from elemta.runtime.budget import ByteBudget
+from elemta.runtime.world import Runtime
+from elemta.storage.base import QueueStore
+from elemta.supervisor.server import Parts, Server
+from elemta.supervisor.transports import Workbench, make_transport
+
+#: Connections that may wait in the kernel for their accept; more than the burst of a thousand clients.
+LISTEN_BACKLOG = 1024
+
+
+@frozen
+class World:
+    """Everything outside the server: time, chance and threads, the network, DNS."""
+
+    runtime: Runtime
+    network: Network
+    resolver: Resolver
+
+
+@frozen
+class Stores:
+    """Where mail is kept."""
+
+    queue: QueueStore
+    inbox: InboxStore
+
+
+@frozen
+class Watch:
+    """Where the server says what it does."""
+
+    log: FilteringBoundLogger
+    metrics: Metrics
+
+
+async def bind(config: Config, network: Network) -> list[Bound]:
+    """Bind every listener of a configuration; nobody is served yet. Raises `OSError`, and then nothing is bound.
+
+    The error's `filename` is the address that could not be bound.
+    """
+    bound: list[Bound] = []
+    for section in effective_listeners(config):
+        try:
+            listeners = await network.listen(section.address, LISTEN_BACKLOG)
+        except OSError as error:
+            error.filename = section.address
+            for one in bound:
+                for listener in one.listeners:
+                    listener.close()
+            raise
+        bound.append(Bound(_listener_options(section), listeners))
+    return bound
+
+
+def _listener_options(section: ListenerSection) -> ListenerOptions:
+    return ListenerOptions(
+        name=section.name,
+        address=section.address,
+        relay=section.relay,
+        priority=None if section.priority is None else parse_priority(section.priority),
+        bare_newlines=section.bare_newlines,
+    )
+
+
+def build_server(config: Config, world: World, stores: Stores, *, bound: Sequence[Bound], watch: Watch) -> Server:
+    """A server on these parts, not started."""
+    pool = ConnectionPool()
+    table = RoutingTable(config)
+    listed = RecipientList(config)
+    bench = Workbench(
+        runtime=world.runtime,
+        network=world.network,
+        resolver=world.resolver,
+        inbox=stores.inbox,
+        listed=listed,
+        pool=pool,
+        client=ClientOptions(hostname=config.hostname, timeouts=config.timeouts),
+        ourselves=_ourselves(config, bound),
+        log=watch.log,
+    )
+    router = Router(table, {way: make_transport(way, bench) for way in table.ways}, log=watch.log)
+    queue = QueueService(
+        stores.queue,
+        router,
+        runtime=world.runtime,
+        options=_queue_options(config),
+        log=watch.log,
+        metrics=watch.metrics,
+    )
+    services = Services(
+        queue=queue,
+        recipients=LocalRecipients(table, listed, mailboxes=_mailboxes(table, world.runtime)),
+        budget=ByteBudget(config.limits.message_memory),
+        runtime=world.runtime,
+        options=_inbound_options(config, table),
+        metrics=watch.metrics,
+        log=watch.log,
+    )
+    inbound = InboundService(services, bound)
+    return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool))
+
+
+def _mailboxes(table: RoutingTable, runtime: Runtime) -> dict[Route, Maildirs]:
+    maildirs = [way for way in table.ways if way.transport is TransportName.MAILDIR]
+    return {way: Maildirs(way.path, threads=runtime.threads) for way in maildirs}
+
+
+def _ourselves(config: Config, bound: Sequence[Bound]) -> Ourselves:
+    hosts = {listener.local.host for one in bound for listener in one.listeners}
+    return Ourselves(names=frozenset({config.hostname.lower()}), addresses=frozenset(hosts))
+
+
+def _queue_options(config: Config) -> QueueOptions:
+    return QueueOptions(
+        node=config.hostname,
+        hostname=config.hostname,
+        retry=RetryPolicy(config.retry_schedule, config.max_retries),
+        max_queue_time=config.max_queue_time,
+        max_workers=config.max_workers,
+        keep_delivered=config.keep_delivered_messages,
+        message_retention_hours=config.message_retention_hours,
+        failed_retention_hours=config.failed_queue_retention_hours,
+        ageing=config.priority_ageing,
+    )
+
+
+def _inbound_options(config: Config, table: RoutingTable) -> InboundOptions:
+    return InboundOptions(
+        hostname=config.hostname,
+        max_size=config.max_size,
+        dev_mode=config.dev_mode,
+        local_domains=table.local_domains,
+        home_domain=table.home_domain,
+        relays=tuple(ip_network(text) for text in config.allowed_relays),
+        limits=config.limits,
+        timeouts=config.timeouts,
+    )

@@ -1,0 +1,75 @@
+"""The server: every service, started in order, drained in the opposite one.
+
+What is not here: how the parts are chosen (`supervisor.build`), the process around it (`supervisor.process`).
+The simulated world runs this very class on virtual parts. Order: store, connections, queue, listeners; a drain goes the
+other way, so that no mail is taken that cannot be made durable, no attempt is cut that could have finished.
+"""
+
+import trio
+from attrs import frozen
+
+from elemta.delivery.inbox import InboxStore
+from elemta.delivery.pool import ConnectionPool
+from elemta.inbound.service import InboundService
+from elemta.net.base import Endpoint
+from elemta.queue.service import QueueService
+from elemta.storage.base import QueueStore
+
+#: Seconds that closing the stores may take after the drain: a last checkpoint of the database.
+CLOSE_SECONDS = 10.0
+
+
+@frozen
+class Parts:
+    """What a server is made of."""
+
+    store: QueueStore
+    inbox: InboxStore
+    queue: QueueService
+    inbound: InboundService
+    pool: ConnectionPool
+
+
+class Server:
+    """One running mail server."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._stop = trio.CancelScope()
+
+    @property
+    def endpoints(self) -> list[tuple[str, Endpoint]]:
+        """The name and the bound address of every SMTP listener."""
+        return self.parts.inbound.endpoints
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `drain` has ended. Ready once every listener accepts. Raises `StoreUnavailable` at the start."""
+        parts = self.parts
+        await parts.store.open()
+        try:
+            await parts.inbox.open()
+            with self._stop:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(parts.pool.run)
+                    await nursery.start(parts.queue.run)
+                    await nursery.start(parts.inbound.run)
+                    task_status.started()
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await parts.inbox.close()
+                await parts.store.close()
+
+    async def drain(self, seconds: float) -> bool:
+        """Stop in order: clients hear 421, transactions and attempts finish within `seconds`, then `run` returns.
+
+        True when no client had to be cut.
+        """
+        deadline = trio.current_time() + seconds
+        in_order = await self.parts.inbound.drain(seconds)
+        await self.parts.queue.drain(max(deadline, trio.current_time()))
+        self._stop.cancel()
+        return in_order
+
+    def stop(self) -> None:
+        """Stop now: what is running is cut, and tried again after the next start."""
+        self._stop.cancel()
