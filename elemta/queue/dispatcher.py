@@ -154,9 +154,13 @@ class Dispatcher:
             self._nursery = nursery
             nursery.start_soon(self._watch_attempts)
             task_status.started()
-            while True:
-                pause = await self._look()
-                await self._looks.wait_until(trio.current_time() + pause)
+            try:
+                while True:
+                    pause = await self._look()
+                    await self._looks.wait_until(trio.current_time() + pause)
+            finally:
+                # Sessions may still hand in mail: it is for the next start.
+                self._draining = True
         self._all_idle.set()
         self._ended.set()
 
@@ -210,7 +214,7 @@ class Dispatcher:
         load.give_back(destination)
         if was_full:
             self._agenda.announce(destination)
-        if self._idle and len(self._agenda):
+        if len(self._agenda):
             self._feed()
 
     def settled(self, due: Due, settlement: Settlement) -> None:

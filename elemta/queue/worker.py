@@ -17,7 +17,7 @@ from attrs import evolve
 
 from elemta.delivery.base import AttemptStopped, Job
 from elemta.mail.envelope import Envelope
-from elemta.mail.outcome import Deferred, Delivered, Failed, Outcome
+from elemta.mail.outcome import Deferred, Delivered, Outcome
 from elemta.mail.reply import Reply
 from elemta.queue.agenda import Due
 from elemta.queue.content import StoredContent
@@ -27,7 +27,7 @@ from elemta.queue.settlement import Settlement, Settler, Tried
 from elemta.queue.ticket import Ticket
 from elemta.queue.workshop import Workshop
 from elemta.storage.base import Begin, ContentMissing, Result, Settle, StoreUnavailable
-from elemta.storage.records import Progress, QueuedMail, QueueState, RecipientStatus
+from elemta.storage.records import QueuedMail, QueueState, RecipientStatus
 
 #: For an attempt that the server's end interrupts, to hand its state to the spool.
 INTERRUPTED_SECONDS = 5.0
@@ -237,7 +237,9 @@ class Worker:
         mail, options = due.mail, self._shop.options
         progress = list(mail.progress)
         for index, outcome in zip(pending(mail), outcomes, strict=True):
-            progress[index] = _plain_progress(progress[index], outcome)
+            # No replies: they may be what could not be kept. What failed is pending, so that its report is not lost.
+            if isinstance(outcome, Delivered):
+                progress[index] = evolve(progress[index], status=RecipientStatus.DELIVERED)
         held = evolve(mail, state=QueueState.HELD, reason=reason, progress=tuple(progress), owner="")
         result = await self._shop.spool.commit(Settle(mail.id, options.node, self._token, held))
         self._shop.log.error("queue.held", id=mail.id, reason=reason, result=result.value)
@@ -267,13 +269,3 @@ def still_pending(mail: QueuedMail) -> Envelope:
     if len(tried) == len(recipients):
         return mail.envelope
     return evolve(mail.envelope, recipients=tuple(recipients[index] for index in tried))
-
-
-def _plain_progress(before: Progress, outcome: Outcome) -> Progress:
-    match outcome:
-        case Delivered(reply=reply):
-            return evolve(before, status=RecipientStatus.DELIVERED, reply=reply)
-        case Failed(reply=reply):
-            return evolve(before, status=RecipientStatus.FAILED, reply=reply)
-        case Deferred(reply=reply):
-            return evolve(before, reply=reply)
