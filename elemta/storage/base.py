@@ -165,9 +165,9 @@ class Order:
     """An operator's order. `reason` is kept with a held mail. `now` is UTC in seconds since 1970.
 
     RETRY makes ACTIVE and DEFERRED mails due at `now` and leaves those that are due already; FAILED ones become
-    DEFERRED and due, their failed recipients pending (what was reported stays reported). HOLD takes ACTIVE and DEFERRED.
-    RELEASE takes HELD and makes them due, DEFERRED when they were tried before. DELETE takes any. An order repeated comes
-    to an end: it changes no mail twice.
+    DEFERRED and due, their failed recipients pending (what was reported stays reported). HOLD takes ACTIVE and
+    DEFERRED. RELEASE takes HELD and makes them due, DEFERRED when they were tried before. DELETE takes any.
+    An order repeated comes to an end: it changes no mail twice.
     """
 
     verb: Verb

@@ -49,6 +49,11 @@ class ContentFolder:
             return
         sync_folder(os.path.dirname(self._path))
 
+    def has_files(self) -> bool:
+        """True when any content lies here."""
+        with os.scandir(self._path) as entries:
+            return next(entries, None) is not None
+
     def create(self, content_id: str) -> int:
         """A descriptor to write new content to."""
         return os.open(self._name(content_id), _CREATE, 0o600)

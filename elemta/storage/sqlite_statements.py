@@ -6,9 +6,11 @@ prepared once.
 Raises `Unfit` for a change that needs to be looked at by itself.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from itertools import chain
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from elemta.storage.base import Begin, Change, Filter, Insert, Settle
 from elemta.storage.codec import (
@@ -23,25 +25,81 @@ from elemta.storage.codec import (
 )
 from elemta.storage.rules import address_key
 
+#: Rows that one statement takes at most: the batches that the queue hands over are about as large.
+BULK_ROWS = 64
+
+
+@frozen
+class Bulk:
+    """One statement for many rows.
+
+    Around each step of a statement Python lets go of its lock, then has to win it back from a busy event loop; row by
+    row that costs four times what SQLite takes for the work. So a batch is one step. There is one text for each power
+    of two; a batch is filled up with rows of NULL, which every statement here passes over.
+    """
+
+    texts: tuple[str, ...]
+    columns: int
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> int:
+        """Run it for all rows; returns how many rows of the table it changed."""
+        changed = 0
+        for start in range(0, len(rows), BULK_ROWS):
+            part = rows[start : start + BULK_ROWS]
+            power = (len(part) - 1).bit_length()
+            values = list(chain.from_iterable(part))
+            values.extend([None] * (((1 << power) - len(part)) * self.columns))
+            changed += connection.execute(self.texts[power], values).rowcount
+        return changed
+
+
+def _bulk(text: str, *, columns: int) -> Bulk:
+    row = f"({', '.join('?' * columns)})"
+    sizes = [1 << power for power in range(BULK_ROWS.bit_length())]
+    return Bulk(tuple(text.replace("<rows>", f"VALUES {', '.join([row] * size)}") for size in sizes), columns)
+
+
 _COLUMNS = ", ".join(MAIL_COLUMNS)
-_MARKS = ", ".join("?" * len(MAIL_COLUMNS))
-_LATEST_TOKEN = "COALESCE((SELECT token FROM nodes WHERE owner = {}), 0)"
 #: The words of the partial index `mails_due`; a statement that uses the index repeats them.
 _WAITING = "state IN ('active', 'deferred')"
-_OF_OWNER = "id = ? AND owner = ? AND token = ? AND state = 'active'"
 
-INSERT_CONTENT = "INSERT OR IGNORE INTO contents VALUES (?, ?)"
-#: An INSERT that ignores what is there already, and what breaks a constraint; the count of rows tells.
-INSERT_MAIL = f"INSERT OR IGNORE INTO mails ({_COLUMNS}, token) VALUES ({_MARKS}, {_LATEST_TOKEN.format('?4')})"
-INSERT_ATTEMPT = f"INSERT INTO attempts ({', '.join(ATTEMPT_COLUMNS)}) VALUES ({', '.join('?' * len(ATTEMPT_COLUMNS))})"
-BEGIN_ATTEMPT = f"UPDATE mails SET attempting_since = ? WHERE {_OF_OWNER}"
-REMOVE_OWNED = f"DELETE FROM mails WHERE {_OF_OWNER}"
-_CHANGING = MAIL_COLUMNS[1:FIRST_FIXED_COLUMN]
-UPDATE_OWNED = (
-    f"UPDATE mails SET {', '.join(f'{name} = ?' for name in _CHANGING)}, token = {_LATEST_TOKEN.format('?3')}"
-    f" WHERE {_OF_OWNER}"
+INSERT_CONTENT = _bulk("INSERT OR IGNORE INTO contents <rows>", columns=2)
+#: Inserts ignore what is there already, and what breaks a constraint; the count of rows tells.
+INSERT_MAIL = _bulk(
+    f"INSERT OR IGNORE INTO mails ({_COLUMNS}, token) SELECT new.*, COALESCE(nodes.token, 0)"
+    f" FROM (<rows>) AS new LEFT JOIN nodes ON nodes.owner = new.column{MAIL_COLUMNS.index('owner') + 1}",
+    columns=len(MAIL_COLUMNS),
 )
-WITHDRAW = "DELETE FROM mails WHERE id = ? AND attempting_since IS NULL AND attempts = 0"
+INSERT_ATTEMPT = _bulk(
+    f"INSERT OR IGNORE INTO attempts ({', '.join(ATTEMPT_COLUMNS)}) <rows>", columns=len(ATTEMPT_COLUMNS)
+)
+
+
+def _owned_by(first: int) -> str:
+    """The condition that id, owner, token of a row, which stand in its columns from `first`, are the mail's."""
+    return (
+        f"mails.id = new.column{first} AND mails.owner = new.column{first + 1}"
+        f" AND mails.token = new.column{first + 2} AND mails.state = 'active'"
+    )
+
+
+BEGIN_ATTEMPT = _bulk(
+    f"UPDATE mails SET attempting_since = new.column4 FROM (<rows>) AS new WHERE {_owned_by(1)}", columns=4
+)
+#: What a finished attempt may change, after the key of three columns that its rows begin with.
+_CHANGING = MAIL_COLUMNS[1:FIRST_FIXED_COLUMN]
+UPDATE_OWNED = _bulk(
+    f"UPDATE mails SET {', '.join(f'{name} = new.column{column}' for column, name in enumerate(_CHANGING, start=4))},"
+    f" token = COALESCE((SELECT token FROM nodes WHERE nodes.owner = new.column{4 + _CHANGING.index('owner')}), 0)"
+    f" FROM (<rows>) AS new WHERE {_owned_by(1)}",
+    columns=3 + len(_CHANGING),
+)
+REMOVE_OWNED = (
+    "DELETE FROM mails WHERE id IN (SELECT value FROM json_each(?)) AND owner = ? AND token = ? AND state = 'active'"
+)
+WITHDRAW = (
+    "DELETE FROM mails WHERE id IN (SELECT value FROM json_each(?)) AND attempting_since IS NULL AND attempts = 0"
+)
 
 HAS_MAIL = "SELECT 1 FROM mails WHERE id = ?"
 OWNER_OF = "SELECT owner, token, state FROM mails WHERE id = ?"
@@ -157,8 +215,9 @@ class Rows:
     mails: list[MailRow] = Factory(list)
     begins: list[tuple[object, ...]] = Factory(list)
     updates: list[tuple[object, ...]] = Factory(list)
-    removals: list[tuple[str, str, int]] = Factory(list)
-    withdrawals: list[tuple[str]] = Factory(list)
+    #: Ids of mails that leave, by their owner and its token.
+    removals: dict[tuple[str, int], list[str]] = Factory(dict)
+    withdrawals: list[str] = Factory(list)
     attempts: list[AttemptRow] = Factory(list)
     #: Content that lies in files.
     files: int = 0
@@ -185,14 +244,14 @@ def rows_of(batch: Sequence[Change], size_of_file: SizeOfFile) -> Rows:
         if isinstance(change, Begin | Settle) and not change.owner:
             raise Unfit("nobody is no owner")
         if isinstance(change, Begin):
-            rows.begins.append((change.at, change.id, change.owner, change.token))
+            rows.begins.append((change.id, change.owner, change.token, change.at))
         elif isinstance(change, Settle):
             _add_settle(rows, change)
             for insert in change.inserts:
                 _add_insert(rows, insert, size_of_file)
                 ids.append(insert.mail.id)
         else:
-            rows.withdrawals.append((change.id,))
+            rows.withdrawals.append(change.id)
     if len(set(ids)) != len(ids):
         raise Unfit("two changes of one mail")
     return rows
@@ -227,14 +286,14 @@ def insert_row(insert: Insert) -> MailRow:
 
 
 def _add_settle(rows: Rows, change: Settle) -> None:
-    key = (change.id, change.owner, change.token)
     if change.mail is None:
-        rows.removals.append(key)
+        rows.removals.setdefault((change.owner, change.token), []).append(change.id)
     else:
         if change.mail.id != change.id:
             raise Unfit("a mail is settled under the id of another")
         row = encode_mail(change.mail)
         owner = row[3] if row[1] == "active" else ""
-        rows.updates.append((*row[1:3], owner, *row[4:12], None, *row[13:FIRST_FIXED_COLUMN], *key))
+        key = (change.id, change.owner, change.token)
+        rows.updates.append((*key, *row[1:3], owner, *row[4:12], None, *row[13:FIRST_FIXED_COLUMN]))
     for attempt in change.attempts:
         rows.attempts.append(encode_attempt(change.id, attempt))

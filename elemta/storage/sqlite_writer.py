@@ -64,12 +64,15 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         #: True after a transaction whose end is not known.
         self._in_doubt = False
+        #: False while no content lies in a file, so that no commit looks for files to remove.
+        self._has_files = True
 
     def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
         try:
             self._connection = self._place.connect()
-        except sqlite3.Error as error:
+            self._has_files = self._contents.has_files()
+        except (sqlite3.Error, OSError) as error:
             raise explain(error, self._place.database) from error
 
     def close(self) -> None:
@@ -162,6 +165,8 @@ class Writer:
         return results
 
     def _sync_names(self) -> None:
+        """Make the names of staged content durable before anything refers to them."""
+        self._has_files = True
         try:
             self._contents.sync()
         except OSError as error:
@@ -211,14 +216,16 @@ class Writer:
             file_size = self._contents.size(ref.id)
             octets = insert.content if file_size is None else None
             size = file_size if octets is None else len(octets)
-            connection.execute(sql.INSERT_CONTENT, (ref.id, octets))
+            sql.INSERT_CONTENT.run(connection, [(ref.id, octets)])
         if size != ref.size:
             raise Unfit("the content is not there, or of another size")
-        if connection.execute(sql.INSERT_MAIL, row).rowcount != 1:
+        if sql.INSERT_MAIL.run(connection, [row]) != 1:
             raise Unfit("the mail breaks a constraint")
 
     def _remove_dropped(self) -> None:
         """Remove the files of content that left. What a crash leaves behind is removed after the next opening."""
+        if not self._has_files:
+            return
         connection = self._ready()
         try:
             dropped = connection.execute(sql.DROPPED_FILES, (_DROPPED_FILES,)).fetchall()
@@ -244,7 +251,7 @@ class Writer:
             "token": claim.token,
             "now": claim.now,
             "limit": max(claim.limit, 0),
-            "exclude": orjson.dumps(list(claim.exclude)).decode(),
+            "exclude": _json(list(claim.exclude)),
         }
         statement = sql.CLAIM_ANY if claim.priority is None else sql.CLAIM_PRIORITY[int(claim.priority)]
         rows = self._transact(lambda connection: connection.execute(statement, values).fetchall())
@@ -276,8 +283,8 @@ class Writer:
         try:
             staged = self._contents.staged_before(before)
             if staged:
-                names = orjson.dumps(staged).decode()
-                self._contents.remove([row[0] for row in self._ready().execute(sql.UNKNOWN_FILES, (names,))])
+                unknown = self._ready().execute(sql.UNKNOWN_FILES, (_json(staged),))
+                self._contents.remove([row[0] for row in unknown])
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._place.database) from error
         self._remove_dropped()
@@ -285,17 +292,28 @@ class Writer:
 
 def _apply_at_once(connection: sqlite3.Connection, rows: sql.Rows) -> None:
     """Raises `_NotAtOnce` unless every change applies."""
-    for statement, values in (
+    for bulk, values in (
         (sql.INSERT_CONTENT, list(rows.contents.items())),
         (sql.INSERT_MAIL, rows.mails),
         (sql.BEGIN_ATTEMPT, rows.begins),
         (sql.UPDATE_OWNED, rows.updates),
-        (sql.REMOVE_OWNED, rows.removals),
-        (sql.WITHDRAW, rows.withdrawals),
-        (sql.INSERT_ATTEMPT, rows.attempts),
     ):
-        if values and connection.executemany(statement, values).rowcount != len(values):
+        if values and bulk.run(connection, values) != len(values):
             raise _NotAtOnce
+    for (owner, token), ids in rows.removals.items():
+        if connection.execute(sql.REMOVE_OWNED, (_json(ids), owner, token)).rowcount != len(ids):
+            raise _NotAtOnce
+    if rows.withdrawals:
+        withdrawn = connection.execute(sql.WITHDRAW, (_json(rows.withdrawals),)).rowcount
+        if withdrawn != len(rows.withdrawals):
+            raise _NotAtOnce
+    if rows.attempts and sql.INSERT_ATTEMPT.run(connection, rows.attempts) != len(rows.attempts):
+        raise _NotAtOnce
+
+
+def _json(ids: Sequence[str]) -> str:
+    """Ids for `json_each`: one parameter, whatever their number."""
+    return orjson.dumps(ids).decode()
 
 
 def _fence(connection: sqlite3.Connection, change: Begin | Settle) -> Result:
@@ -310,10 +328,8 @@ def _join(connection: sqlite3.Connection, owner: str) -> Joined:
     token = connection.execute(sql.NEW_TOKEN).fetchone()[0]
     connection.execute(sql.JOIN, (owner, token))
     in_flight = [decode_mail(row) for row in connection.execute(sql.IN_FLIGHT_OF, (owner,))]
-    connection.executemany(
-        sql.INSERT_ATTEMPT,
-        [encode_attempt(mail.id, attempt) for mail in in_flight for attempt in _interrupted(mail)],
-    )
+    interrupted = [encode_attempt(mail.id, attempt) for mail in in_flight for attempt in _interrupted(mail)]
+    sql.INSERT_ATTEMPT.run(connection, interrupted)
     recovered = connection.execute(sql.RELEASE_OWNED, (owner,)).rowcount
     return Joined(token=token, recovered=recovered, uncertain=tuple(mail.id for mail in in_flight))
 
@@ -331,7 +347,7 @@ _STATEMENT_OF_VERB = {
 
 
 def _obey(connection: sqlite3.Connection, order: Order, ids: Sequence[str]) -> Ordered:
-    values = {"ids": orjson.dumps(ids).decode(), "now": order.now, "reason": order.reason}
+    values = {"ids": _json(ids), "now": order.now, "reason": order.reason}
     in_flight = [row[0] for row in connection.execute(sql.AMONG_IN_FLIGHT, values)]
     failed = connection.execute(sql.FAILED_AMONG, values).fetchall() if order.verb is Verb.RETRY else []
     changed = [row[0] for row in connection.execute(_STATEMENT_OF_VERB[order.verb], values).fetchall()]
@@ -351,5 +367,5 @@ def _remove_finished(connection: sqlite3.Connection, retention: Retention) -> in
         if before is not None:
             values = {"state": state.value, "before": before, "limit": max(retention.limit, 0)}
             finished += [row[0] for row in connection.execute(sql.FINISHED_BEFORE, values)]
-    ids = orjson.dumps(sorted(finished)[: max(retention.limit, 0)]).decode()
-    return len(connection.execute(sql.DELETE, {"ids": ids}).fetchall())
+    ids = sorted(finished)[: max(retention.limit, 0)]
+    return len(connection.execute(sql.DELETE, {"ids": _json(ids)}).fetchall())
