@@ -164,15 +164,15 @@ class Dispatcher:
         self._all_idle.set()
         self._ended.set()
 
-    async def drain(self, seconds: float) -> bool:
-        """Start no attempt any more; wait until those in flight are settled, at most for `seconds`.
+    async def drain(self, deadline: float) -> bool:
+        """Start no attempt any more; wait until those in flight are settled, at most until `deadline` on Trio's clock.
 
         Then what is still in flight is cut: it goes back to the queue, or is recorded as uncertain. Returns True when
         nothing had to be cut. A second call may hurry the first.
         """
         self._draining = True
         self._check_idle()
-        with trio.move_on_after(seconds):
+        with trio.CancelScope(deadline=deadline):
             await self._all_idle.wait()
         self._cut = self._cut or bool(self._in_hand)
         if self._nursery is not None:

@@ -89,13 +89,13 @@ class QueueService:
         with trio.CancelScope(shield=True):
             await self._spool.run()
 
-    async def drain(self, seconds: float) -> bool:
-        """Start no attempt any more; return when those in flight are settled, or were cut after `seconds`.
+    async def drain(self, deadline: float) -> bool:
+        """Start no attempt any more; return when those in flight are settled, or were cut at `deadline` on Trio's clock.
 
         True when nothing had to be cut. Mail is still taken until `run` is cancelled; it is tried after the next start.
         """
         in_flight = self._dispatcher.in_flight
-        finished = await self._dispatcher.drain(seconds)
+        finished = await self._dispatcher.drain(deadline)
         self._log.info("queue.drained", in_flight=in_flight, cut=not finished)
         return finished
 
