@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import click
 from attrs import frozen
@@ -19,6 +19,10 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 #: Columns of a table that goes to a file or a pipe: nothing there is wide enough to be wrapped.
 _ENDLESS_COLUMNS = 100_000
+
+
+#: For rich: whoever asks for colours gets the sixteen that every terminal has, whatever TERM says.
+_COLOR_SYSTEM: dict[bool | None, Literal["auto", "standard"] | None] = {True: "standard", False: None, None: "auto"}
 
 
 class ExitCode(enum.IntEnum):
@@ -139,10 +143,13 @@ def _write_table(rows: Iterable[Mapping[str, object]], columns: Sequence[Column]
         table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(_cell(row.get(column.key)))) for column in columns))
-    width = None if sys.stdout.isatty() else _ENDLESS_COLUMNS
-    console = Console(file=sys.stdout, width=width, force_terminal=color, no_color=False if color else None)
-    if color is False:
-        console = Console(file=sys.stdout, width=width, color_system=None)
+    console = Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else _ENDLESS_COLUMNS,
+        force_terminal=color,
+        no_color=color is False or None,
+        color_system=_COLOR_SYSTEM[color],
+    )
     console.print(table)
 
 

@@ -3,10 +3,6 @@
 What is not here: `elemta --version`, which is click's own.
 """
 
-import platform
-import sqlite3
-from importlib.metadata import version as installed
-
 import click
 
 from elemta import __version__
@@ -25,6 +21,11 @@ def version(output: Output) -> None:
     if output is Output.TABLE:
         click.echo(f"elemta {__version__}")
         return
+    # Late: the plain answer needs none of them.
+    import platform
+    import sqlite3
+    from importlib.metadata import version as installed
+
     record = {
         "schema": 1,
         "elemta": __version__,
