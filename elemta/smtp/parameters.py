@@ -1,4 +1,4 @@
-"""The parameters of MAIL and RCPT, RFC 5321 §4.1.2.
+"""The parameters behind the path of MAIL or RCPT, RFC 5321 §4.1.2.
 
 What is not here: the paths before them (`smtp.commands`), or what follows from them (`inbound`, `delivery`).
 Failures raised: `CommandRefused`.

@@ -20,7 +20,7 @@ from elemta.smtp.lines import MAX_AUTH_OCTETS, MAX_COMMAND_OCTETS, LineFault
 from elemta.smtp.options import ServerOptions
 from elemta.smtp.parameters import CommandRefused
 from elemta.smtp.session import Reader, Session, Verb
-from elemta.smtp.states import OUT_OF_ORDER, State
+from elemta.smtp.states import DEAF, OUT_OF_ORDER, State
 
 _ANY_TIME: Final[Mapping[State, Reply]] = MappingProxyType({})
 _VERBS: Final = {**session_verbs.VERBS, **mail_verbs.VERBS, **content_verbs.VERBS, **security_verbs.VERBS}
@@ -77,10 +77,10 @@ class ServerConnection:
         session = self._session
         if not data:
             session.eof = True
+        elif session.state not in DEAF:
+            session.lines.push(data)
         elif session.state is State.GREETING:
             session.early = True
-        elif session.state is not State.CLOSED and session.state is not State.HANDSHAKE:
-            session.lines.push(data)
 
     def next_event(self) -> Event | Need:
         """What happened next, or `NEED_DATA`. Raises `LocalProtocolError` while an event waits for its reply."""

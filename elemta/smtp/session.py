@@ -16,7 +16,7 @@ from elemta.smtp.errors import LocalProtocolError
 from elemta.smtp.events import NEED_DATA, Closing, Event, Need, Refused, Reset
 from elemta.smtp.lines import LineBuffer
 from elemta.smtp.options import ServerOptions
-from elemta.smtp.states import IN_TRANSACTION, State
+from elemta.smtp.states import IN_TRANSACTION, READY, START, State
 
 #: Commands that a pipelining client sent before it could know that MAIL, its recipients or a chunk were refused
 #: (RFC 2920 §3.1): so many of them are no errors.
@@ -173,8 +173,8 @@ class Session:
 
     def end_transaction(self) -> None:
         """Back to where MAIL may come."""
-        if self.state is not State.START:
-            self.state = State.READY
+        if self.state is not START:
+            self.state = READY
         self.recipients = self.refused_recipients = self.surplus = 0
         self.smtputf8 = False
         self.data = self.chunks = self.skipping = None

@@ -45,6 +45,15 @@ class State(enum.Enum):
     __hash__ = object.__hash__
 
 
+# The states of the hot road by themselves: under Python 3.11 a member looked up through its class costs 100 ns, through
+# its module 15.
+READY: Final = State.READY
+MAIL: Final = State.MAIL
+RCPT: Final = State.RCPT
+DATA: Final = State.DATA
+START: Final = State.START
+#: What comes in these is not kept.
+DEAF: Final = frozenset({State.GREETING, State.HANDSHAKE, State.CLOSED})
 IN_TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS, State.DATA, State.CHUNK})
 
 #: Verb → state → why it is refused there.
