@@ -92,7 +92,8 @@ class QueueService:
     async def drain(self, deadline: float) -> bool:
         """Start no attempt any more; return when those in flight are settled, or were cut at `deadline`.
 
-        `deadline` is on Trio's clock. True when nothing had to be cut. Mail is still taken until `run` is cancelled; it is tried after the next start.
+        `deadline` is on Trio's clock. True when nothing had to be cut. Mail is still taken until `run` is cancelled; it
+        is tried after the next start.
         """
         in_flight = self._dispatcher.in_flight
         finished = await self._dispatcher.drain(deadline)
