@@ -17,7 +17,7 @@ from elemta.config.schema import json_schema
 
 Invoke = Callable[..., Result]
 
-EXAMPLE = Path(__file__).parents[1] / "config" / "original-example.conf"
+EXAMPLE = Path(__file__).parents[2] / "conf" / "original-example.json"
 SOUND = {"hostname": "mail.example.com"}
 
 

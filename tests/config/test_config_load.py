@@ -17,7 +17,8 @@ from elemta.config.sections import AuthSection, Config, TlsSection
 
 Configure = Callable[..., Loaded]
 
-EXAMPLE = Path(__file__).with_name("original-example.conf")
+EXAMPLES = Path(__file__).parents[2] / "conf"
+EXAMPLE = EXAMPLES / "original-example.json"
 
 
 # ---- the original's example ----------------------------------------------------------------------
@@ -52,6 +53,13 @@ def test_the_example_of_the_original_is_read_to_the_letter() -> None:
         ),
     ]
     assert [listener.address for listener in effective_listeners(loaded.config)] == [":2525"]
+
+
+def test_every_example_that_ships_loads() -> None:
+    examples = sorted(EXAMPLES.glob("*.json"))
+    assert EXAMPLE in examples
+    for path in examples:
+        assert load_config(str(path), {}, cwd=EXAMPLES).source == str(path)
 
 
 def test_the_example_does_not_start_in_earnest_until_tls_is_built() -> None:
@@ -189,6 +197,12 @@ def test_a_bad_value_of_the_command_line_is_a_problem_and_a_bad_key_our_fault(co
         configure({}, {}, {"listen_addr": "2525"})
     with pytest.raises(KeyError):
         configure({}, {}, {"listen_adr": ":2525"})
+
+
+def test_the_command_line_may_replace_all_listeners(configure: Configure) -> None:
+    loaded = configure({"listeners": [{"address": ":25"}]}, {}, {"listeners": [], "listen_addr": "127.0.0.1:0"})
+    assert [listener.address for listener in effective_listeners(loaded.config)] == ["127.0.0.1:0"]
+    assert loaded.warnings == ()
 
 
 # ---- dev mode ------------------------------------------------------------------------------------
