@@ -2,6 +2,7 @@
 
 import errno
 import io
+import mailbox
 import os
 import random
 import stat
@@ -181,6 +182,19 @@ async def test_a_large_mail_goes_in_pieces_with_every_line_end_right(post: Post,
         assert file.read_bytes().split(b"\n", 2)[2] == bytes(content).replace(b"\r\n", b"\n")
     assert tried.gate.asked == 1
     assert post.left_over() == []
+
+
+async def test_a_reader_of_maildirs_finds_the_mail(post: Post) -> None:
+    await post.deliver(attempt("alice@example.com", content=CONTENT))
+    box = mailbox.Maildir(post.base / "example.com" / "alice", factory=None, create=False)
+    (mail,) = box
+    assert (mail["Return-Path"], mail["Delivered-To"], mail["Subject"]) == (
+        "<sender@example.org>",
+        "alice@example.com",
+        "hello",
+    )
+    assert mail.get_payload() == "line\n.dot\n\nend\n"
+    assert mail.get_subdir() == "new"
 
 
 # ---- the gate, cancellation ----
