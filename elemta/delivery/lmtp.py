@@ -11,14 +11,12 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.delivery.hops import Hop, HopFinder
 from elemta.delivery.pool import ConnectionPool
+from elemta.delivery.routing import SMTP_PORT
 from elemta.delivery.session import ClientOptions
 from elemta.delivery.smarthost import FixedHops, smarthost
 from elemta.delivery.smtp import SmtpTransport
 from elemta.net.base import Endpoint, Network
 from elemta.resolver.base import Resolver
-
-#: RFC 2033 §5: "the LMTP protocol MUST NOT be used on TCP port 25".
-_SMTP_PORT: Final = 25
 
 #: The port Dovecot's manual gives to LMTP over TCP; IANA assigns none.
 LMTP_PORT: Final = 24
@@ -30,10 +28,10 @@ def unix_hops(path: str) -> FixedHops:
 
 
 def tcp_hops(host: str, port: int | None, resolver: Resolver) -> HopFinder:
-    """The finder for an LMTP server by TCP; port 24 when None. Raises `ValueError` for port 25."""
-    if port == _SMTP_PORT:
+    """The finder for an LMTP server by TCP; port 24 when None or 0. Raises `ValueError` for port 25."""
+    if port == SMTP_PORT:
         raise ValueError("LMTP must not use port 25 (RFC 2033 §5)")
-    return smarthost(host, LMTP_PORT if port is None else port, resolver)
+    return smarthost(host, port or LMTP_PORT, resolver)
 
 
 def lmtp_transport(

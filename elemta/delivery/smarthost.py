@@ -6,16 +6,13 @@ trusted: loopback and private addresses are as good as any. Failures raised: non
 
 import ipaddress
 from collections.abc import Sequence
-from typing import Final
 
 from elemta.delivery.hops import Hop
+from elemta.delivery.routing import SMTP_PORT
 from elemta.mail.outcome import Deferred, Failed
 from elemta.mail.reply import Reply
 from elemta.net.base import Endpoint
 from elemta.resolver.base import NameNotFound, ResolutionFailed, Resolver
-
-#: RFC 5321 §4.5.4.2: the port of SMTP between hosts.
-SMTP_PORT: Final = 25
 
 
 class FixedHops:
@@ -54,9 +51,9 @@ class NamedHops:
 
 
 def smarthost(host: str, port: int | None, resolver: Resolver) -> FixedHops | NamedHops:
-    """The finder for `host`: a name, or an IPv4 or IPv6 address, with or without brackets. Port 25 when None."""
+    """The finder for `host`: a name, or an IPv4 or IPv6 address, with or without brackets. Port 25 when None or 0."""
     bare = host.removeprefix("[").removesuffix("]")
-    number = SMTP_PORT if port is None else port
+    number = port or SMTP_PORT
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:

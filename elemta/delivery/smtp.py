@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 from structlog.typing import FilteringBoundLogger
 
-from elemta.delivery.base import Content, Job
+from elemta.delivery.base import AttemptStopped, Content, Job
 from elemta.delivery.conversion import header_is_ascii, to_seven_bit
 from elemta.delivery.hops import Hop, HopFinder
 from elemta.delivery.pool import ConnectionPool
@@ -31,8 +31,8 @@ MAX_HOPS: Final = 10
 #: Recipients of one transaction: as many as every host must take, RFC 5321 §4.5.3.1.8.
 MAX_RECIPIENTS: Final = 100
 
-#: For a finder that breaks its contract; never seen otherwise.
-_UNTRIED: Final = Deferred(Reply(451, "4.4.4", "there is no host to try"))
+#: For recipients that a defect of ours kept from being tried.
+_UNTRIED: Final = Deferred(Reply(451, "4.3.0", "the delivery was not tried"))
 
 
 class SmtpTransport:
@@ -60,9 +60,20 @@ class SmtpTransport:
         if isinstance(found, Deferred | Failed):
             return [found] * len(recipients)
         attempt = _Attempt(self, job, hops=found[:MAX_HOPS])
-        for start in range(0, len(recipients), MAX_RECIPIENTS):
-            await attempt.deliver_to(list(range(start, min(start + MAX_RECIPIENTS, len(recipients)))))
+        await attempt.deliver_to(range(min(MAX_RECIPIENTS, len(recipients))))
+        if len(recipients) > MAX_RECIPIENTS:
+            await self._deliver_rest(attempt, len(recipients))
         return attempt.outcomes
+
+    async def _deliver_rest(self, attempt: "_Attempt", count: int) -> None:
+        """The transactions after the first. A defect of ours ends them, but hides no delivery that was made."""
+        try:
+            for start in range(MAX_RECIPIENTS, count, MAX_RECIPIENTS):
+                await attempt.deliver_to(range(start, min(start + MAX_RECIPIENTS, count)))
+        except AttemptStopped:
+            raise
+        except Exception as error:
+            self.log.error("delivery_defect", error=str(error), exc_info=error)
 
 
 class _Attempt:
@@ -80,9 +91,9 @@ class _Attempt:
         self._no_host_left = False
         self._gate_opened = False
 
-    async def deliver_to(self, indexes: list[int]) -> None:
+    async def deliver_to(self, indexes: Sequence[int]) -> None:
         """Settle these recipients."""
-        self._pending = indexes
+        self._pending = list(indexes)
         if not self._no_host_left:  # hosts that failed for the first recipients are not asked for the next
             self._failures = []
             for hop in await self._over_kept_connection():

@@ -37,6 +37,7 @@ from elemta.smtp.client_events import (
     TlsGranted,
     TlsRefused,
 )
+from elemta.smtp.errors import LocalProtocolError
 from elemta.smtp.replies import RemoteProtocolError, ReplyReader, abridged
 
 #: "Service not available, closing transmission channel": may answer any command, RFC 5321 §3.8, §4.2.1.
@@ -44,10 +45,6 @@ _CLOSING_CODE: Final = 421
 
 #: Enhanced codes of a 552 to RCPT that do not mean "too many recipients": RFC 3463 §3.3, a mailbox without room.
 _TOO_MANY_RECIPIENTS: Final = frozenset({"", "5.5.3"})
-
-
-class LocalProtocolError(Exception):
-    """The driver asked for what the state does not allow."""
 
 
 class ClientState(enum.Enum):
@@ -352,7 +349,7 @@ class ClientMachine:
             return ContentWanted()
         if self._mail_reply is not None:
             # It refused MAIL and wants the content all the same: whatever this host is doing, end it here.
-            raise RemoteProtocolError("MAIL was refused, DATA was not")
+            return self._refused(self._mail_reply, Awaited.DATA)
         # RFC 2920 §3.1: nobody is to receive it, so a dot alone ends it.
         self._out += b".\r\n"
         self._awaited.append(Awaited.EMPTY)
