@@ -286,6 +286,7 @@ def test_a_secret_file_that_is_not_there_is_named(configure: Configure) -> None:
 def test_a_secret_that_everyone_can_read_is_a_warning(configure: Configure, tmp_path: Path) -> None:
     (warning,) = configure({"auth": {"datasource_pass_file": secret(tmp_path, mode=0o644)}}).warnings
     assert warning.says == "everyone on this machine can read secret; run: chmod o-r secret"
+    assert configure({"auth": {"datasource_pass_file": secret(tmp_path, mode=0o640)}}).warnings == ()
     written = {"auth": {"datasource_pass": "hunter2"}}
     configure(written)
     (tmp_path / "elemta.conf").chmod(0o644)
