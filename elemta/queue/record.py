@@ -5,11 +5,10 @@ What is not here: the history that the store keeps (`queue.settlement` writes it
 
 from structlog.typing import FilteringBoundLogger
 
-from elemta.mail.outcome import AttemptResult, Deferred, Failed
+from elemta.mail.outcome import Attempt, AttemptResult, Failed
 from elemta.observe.metrics import Metrics
 from elemta.queue.schedule import Verdict
-from elemta.queue.settlement import Settlement, Tried, result_of
-from elemta.storage.records import QueueState
+from elemta.queue.settlement import Settlement, Tried
 
 
 class Recorder:
@@ -25,8 +24,8 @@ class Recorder:
         metrics.delivery_attempts.inc()
         metrics.delivery_duration.observe(tried.duration)
         delivered = False
-        for verdict in settlement.verdicts:
-            delivered = self._outcome(tried, verdict, settlement) or delivered
+        for verdict, attempt in zip(settlement.verdicts, settlement.settle.attempts, strict=True):
+            delivered = self._outcome(tried, verdict, attempt, settlement=settlement) or delivered
         if delivered:
             metrics.delivery_successes.inc()
         for insert in settlement.settle.inserts:
@@ -35,19 +34,17 @@ class Recorder:
             recipient = str(tried.mail.envelope.recipients[index].address)
             self._log.warning("queue.double_bounce", id=tried.mail.id, recipient=recipient)
 
-    def _outcome(self, tried: Tried, verdict: Verdict, settlement: Settlement) -> bool:
+    def _outcome(self, tried: Tried, verdict: Verdict, attempt: Attempt, *, settlement: Settlement) -> bool:
         """Log and count one recipient's outcome; says whether it was delivered."""
-        mail, outcome = tried.mail, verdict.outcome
-        went = outcome if verdict.cause is None else verdict.cause
-        result = result_of(went)
+        mail, result = tried.mail, attempt.result
         event = {
             "id": mail.id,
-            "recipient": str(mail.envelope.recipients[verdict.index].address),
+            "recipient": attempt.recipient,
             "result": result.value,
-            "reply": str(went.reply),
-            "host": went.peer.host,
-            "address": went.peer.address,
-            "seconds": round(tried.duration, 4),
+            "reply": str(attempt.reply),
+            "host": attempt.peer.host,
+            "address": attempt.peer.address,
+            "seconds": round(attempt.duration, 4),
         }
         if mail.origin_id != mail.id:
             event["origin_id"] = mail.origin_id
@@ -58,10 +55,10 @@ class Recorder:
         self._metrics.delivery_failures.labels(result.value).inc()
         if result is AttemptResult.UNCERTAIN:
             self._metrics.uncertain.inc()
-        if isinstance(outcome, Failed):
+        if isinstance(verdict.outcome, Failed):
             self._metrics.messages_failed.inc()
             self._log.warning("delivery.outcome", **event, final=True, expired=verdict.cause is not None)
-        elif isinstance(outcome, Deferred) and settlement.state is QueueState.DEFERRED:
+        else:
             wait = settlement.next_attempt_at - tried.started_at - tried.duration
             self._log.info("delivery.outcome", **event, next_attempt_in=round(wait, 1))
         return False

@@ -264,6 +264,8 @@ class Worker:
 
 def still_pending(mail: QueuedMail) -> Envelope:
     """The envelope with only the recipients that are still to be tried."""
+    if len(mail.progress) == 1 and mail.progress[0].status is RecipientStatus.PENDING:
+        return mail.envelope
     recipients = mail.envelope.recipients
     tried = pending(mail)
     if len(tried) == len(recipients):
