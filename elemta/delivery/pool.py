@@ -49,7 +49,9 @@ class ConnectionPool:
         self._wake = trio.Event()
         self._closed = False
 
-    def __len__(self) -> int:
+    @property
+    def idle(self) -> int:
+        """Connections that nobody uses."""
         return len(self._idle)
 
     def take(self, key: PoolKey) -> Session | None:

@@ -112,12 +112,20 @@ class Host:
     #: The final dots that came whole.
     dots: int = 0
     streams: list[MemoryStream] = field(factory=list)
+    scopes: list[trio.CancelScope] = field(factory=list)
+
+    def hang_up(self) -> None:
+        """Close all connections, as a host does that waited too long."""
+        for scope in self.scopes:
+            scope.cancel()
 
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.sessions += 1
         conversation = _Conversation(self, stream)
         try:
-            await conversation.run()
+            with trio.CancelScope() as scope:
+                self.scopes.append(scope)
+                await conversation.run()
         except (HungUp, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
@@ -261,7 +269,7 @@ def world(
         nursery, {hop.endpoint: host for hop, host in zip(places, hosts, strict=True) if host is not None}
     )
     lmtp = any(host is not None and host.lmtp for host in hosts)
-    kept = pool or ConnectionPool()
+    kept = ConnectionPool() if pool is None else pool
     options = ClientOptions("client.example.org", timeouts or TimeoutsSection(), lmtp=lmtp)
     transport = SmtpTransport(FixedHops(*places), network, pool=kept, options=options, log=silent_log())
     return World(transport, network, kept)

@@ -275,7 +275,7 @@ async def test_a_cancelled_attempt_cuts_its_connection(autojump_clock: trio.test
             with trio.move_on_after(5) as scope:
                 await here.transport.deliver(attempt("a@example.net", content=CONTENT).job)
             assert scope.cancelled_caught
-            assert len(here.pool) == 0
+            assert here.pool.idle == 0
             assert host.streams[0].aborted
             nursery.cancel_scope.cancel()
 

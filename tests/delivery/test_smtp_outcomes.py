@@ -112,7 +112,7 @@ async def test_nothing_is_sent_through_a_closed_gate() -> None:
         with pytest.raises(AttemptStopped):
             await here.transport.deliver(given.job)
         assert host.streams[0].aborted
-        assert len(here.pool) == 0
+        assert here.pool.idle == 0
     assert host.commands[-1] == "DATA"
     assert host.mails == []
 
