@@ -481,6 +481,15 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").rglob("*") if path.is_file()] == ["1"]
 
 
+def test_line_ends_that_are_none_stay(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    whole = Letter([Target(str(tmp_path), ("a",), may_create=False)], "1", head=b"")
+    for piece in (b"a\r", b"b\r", b"\nc\n", b"", b"\r\r", b"\nd\r"):
+        whole.write(piece)
+    whole.finish()
+    assert (tmp_path / "a" / "new" / "1").read_bytes() == b"a\rb\nc\n\r\nd\r"
+
+
 # ---- who exists ----
 
 

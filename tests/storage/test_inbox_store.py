@@ -340,6 +340,39 @@ async def test_a_cancelled_add_harms_nobody_elses(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_cancelled_add_that_waits_for_its_turn_is_forgotten(tmp_path: Path) -> None:
+    store = SqliteInbox(tmp_path, WorkerThreads())
+    await store.open()
+    async with trio.open_nursery() as nursery:
+        async with store._turn:
+            nursery.start_soon(add, store, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    await add(store, 2)
+    assert numbers(await store.list(9)) == [2]
+    await store.close()
+
+
+async def test_a_commit_for_others_is_not_cancelled_with_whoever_runs_it(tmp_path: Path) -> None:
+    store = SqliteInbox(tmp_path, WorkerThreads())
+    await store.open()
+    scope = trio.CancelScope()
+
+    async def leader() -> None:
+        with scope:
+            await add(store, 1)
+
+    async with trio.open_nursery() as nursery:
+        async with store._turn:
+            nursery.start_soon(leader)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(add, store, 2)
+            await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()  # the turn is the leader's by now
+    assert numbers(await store.list(9)) == [2, 1]
+    await store.close()
+
+
 async def test_a_mail_that_the_engine_refuses_harms_no_other(tmp_path: Path) -> None:
     store = SqliteInbox(tmp_path, WorkerThreads())
     await store.open()
@@ -436,7 +469,7 @@ async def test_a_file_that_cannot_be_opened(tmp_path: Path, content: bytes | Non
         await SqliteInbox(tmp_path, WorkerThreads()).open()
 
 
-def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
+def test_a_commit_that_finds_the_database_locked(tmp_path: Path) -> None:
     database = InboxDatabase(tmp_path, max_mails=9, max_octets=1 << 30)
     database.open()
     blocker = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
@@ -446,9 +479,23 @@ def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
     batch: list[Request] = [KeepMail(entry(1), b"x")]
     with pytest.raises(OSError, match="locked"):
         database.commit(batch)
-    assert not database._writer.in_transaction
     blocker.execute("COMMIT")
     blocker.close()
     database.commit(batch)
     assert database.count() == 1
+    database.close()
+
+
+def test_a_commit_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    database = InboxDatabase(tmp_path, max_mails=9, max_octets=1 << 30)
+    database.open()
+    person = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
+    person.execute("ALTER TABLE totals RENAME TO hidden")
+    with pytest.raises(OSError, match="totals"):
+        database.commit([KeepMail(entry(1), b"x")])
+    person.execute("ALTER TABLE hidden RENAME TO totals")
+    assert database.count() == 0
+    database.commit([KeepMail(entry(2), b"x")])
+    assert database.count() == 1
+    person.close()
     database.close()
