@@ -186,7 +186,7 @@ class MemoryStore:
         """A part of the content; see `QueueStore.read`."""
         await trio.lowlevel.checkpoint()
         content = self._contents.get(ref.id)
-        if content is None or len(content) != ref.size:
+        if content is None or len(content) != ref.size or ref.id in self._staged:
             raise ContentMissing(f"the content {ref.id} is not in the queue, or not whole")
         return content[offset : offset + limit]
 

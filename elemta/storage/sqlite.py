@@ -36,8 +36,6 @@ from elemta.storage.sqlite_writer import CLEANUP_ROWS, Writer
 
 #: Threads that write staged content: two keep a disk busy, the others wait for its syncs.
 STAGING_THREADS = 4
-#: At opening, staged content older than this many seconds is collected: no session lasts as long.
-STAGED_SECONDS = 3600.0
 #: Seconds that throwing staged content away may take; what is left then is collected later.
 ABANDON_SECONDS = 5.0
 
@@ -65,13 +63,12 @@ class SqliteStore:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             oldest = ".".join(map(str, OLDEST_SQLITE))
             raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old: {oldest} is needed")
-        now = self._clock.wall()
         try:
             self._place.prepare()
             self._contents.prepare()
             connection = self._place.connect()
             try:
-                migrate(connection, now)
+                migrate(connection, self._clock.wall())
             finally:
                 connection.close()
         except NewerSchema as error:
@@ -80,7 +77,6 @@ class SqliteStore:
             raise explain(error, self._place.database) from error
         self._writer.open()
         self._reader.open()
-        self._writer.remove_staged(now - STAGED_SECONDS)
 
     async def close(self) -> None:
         """Let go of the database; see `QueueStore.close`."""
@@ -170,6 +166,7 @@ class SqliteWriter:
 
     def _write(self, pieces: Sequence[bytes]) -> None:
         try:
+            self._place.check_space()
             self._staged.write(pieces)
         except OSError as error:
             raise explain(error, self._place.database) from error
@@ -183,6 +180,7 @@ class SqliteWriter:
 
     def _finish(self, pieces: Sequence[bytes]) -> None:
         try:
+            self._place.check_space()
             self._staged.finish(pieces)
         except OSError as error:
             raise explain(error, self._place.database) from error

@@ -87,13 +87,16 @@ class Place:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         return connection
 
-    def check_space(self, connection: sqlite3.Connection) -> None:
-        """Raise `StoreFull` when new mail would take what is needed to deliver the old."""
+    def check_space(self, connection: sqlite3.Connection | None = None) -> None:
+        """Raise `StoreFull` when new mail would take what is needed to deliver the old.
+
+        With the connection, pages count that mails gave back: they do not return to the file system, but new mail can
+        have them.
+        """
         found = os.statvfs(self.directory)
         reserve = min(RESERVE_OCTETS, found.f_blocks * found.f_frsize // SMALL_PART)
         free = found.f_bavail * found.f_frsize
-        if free < reserve:
-            # Pages that left mails gave back do not return to the file system, but new mail can have them.
+        if free < reserve and connection is not None:
             free += connection.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_OCTETS
         if free < reserve:
             raise StoreFull(f"under {reserve} octets are left for the queue in {self.directory}: make room")

@@ -17,7 +17,7 @@ from elemta.mail.outcome import Attempt
 from elemta.storage import sqlite_statements as sql
 from elemta.storage.base import ContentMissing, Filter, Order, StoreUnavailable, Verb
 from elemta.storage.codec import MAIL_COLUMNS, decode_attempt, decode_mail
-from elemta.storage.records import INLINE_CONTENT_OCTETS, ContentRef, QueuedMail, QueueState
+from elemta.storage.records import ContentRef, QueuedMail, QueueState
 from elemta.storage.rules import STATES_OF_VERB
 from elemta.storage.sqlite_content import ContentFolder
 from elemta.storage.sqlite_errors import explain
@@ -109,18 +109,20 @@ class Reader:
 
     def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
         """A part of content, from its row or its file."""
-        if ref.size > INLINE_CONTENT_OCTETS:
-            with suppress(ContentMissing):
-                return self._read_file(ref, offset, limit)
-        row = self._look(
+        found = self._look(
             lambda connection: connection.execute(sql.CONTENT_PART, (offset + 1, limit, ref.id)).fetchone()
         )
-        if row is None or row[0]:
-            return self._read_file(ref, offset, limit)
-        if row[1] != ref.size:
-            raise ContentMissing(f"the content {ref.id} has {row[1]} octets instead of {ref.size}")
-        part: bytes = row[2]
-        return part
+        if found is None or found[0] != ref.size:
+            raise ContentMissing(f"the content {ref.id} is not in the queue, or not whole")
+        file: str | None = found[1]
+        if file is None:
+            part: bytes = found[2]
+            return part
+        return self._look(lambda connection: self._read_file(connection, ref, file=file, part=(offset, limit)))
 
-    def _read_file(self, ref: ContentRef, offset: int, limit: int) -> bytes:
-        return self._look(lambda _: self._contents.read(ref.id, offset, limit, size=ref.size))
+    def _read_file(self, connection: sqlite3.Connection, ref: ContentRef, *, file: str, part: tuple[int, int]) -> bytes:
+        octets = self._contents.read(file, *part, size=ref.size)
+        # When the mail left meanwhile, the file may hold another's content already. While its row is there, it cannot.
+        if connection.execute(sql.CONTENT_FILE, (ref.id,)).fetchone() != (file,):
+            raise ContentMissing(f"the content {ref.id} is not in the queue any more")
+        return octets

@@ -71,8 +71,15 @@ CREATE TABLE attempts (
 )
 """
 
-#: Content lies in its row, or in a file of its id in `content/` when the octets are NULL.
-_CONTENTS = "CREATE TABLE contents (id TEXT NOT NULL PRIMARY KEY, octets BLOB)"
+#: Content lies in its row, or in a file of `content/` when the octets are NULL; `size` in octets.
+_CONTENTS = """
+CREATE TABLE contents (
+    id TEXT NOT NULL PRIMARY KEY,
+    octets BLOB,
+    file TEXT,
+    size INTEGER NOT NULL
+)
+"""
 
 #: Content leaves with the last mail that refers to it.
 _CONTENT_LEAVES = """
@@ -83,13 +90,6 @@ CREATE TRIGGER content_leaves AFTER DELETE ON mails BEGIN
 END
 """
 
-#: A file can be removed only once the transaction is durable; until then its name is kept here.
-_FILE_LEAVES = """
-CREATE TRIGGER file_leaves AFTER DELETE ON contents WHEN OLD.octets IS NULL BEGIN
-    INSERT INTO dropped_files VALUES (OLD.id);
-END
-"""
-
 FIRST = Migration(
     "first",
     (
@@ -97,7 +97,6 @@ FIRST = Migration(
         _MAILS,
         _ATTEMPTS,
         _CONTENTS,
-        "CREATE TABLE dropped_files (id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE nodes (owner TEXT NOT NULL PRIMARY KEY, token INTEGER NOT NULL) WITHOUT ROWID",
         "CREATE TABLE tally (state TEXT NOT NULL PRIMARY KEY, mails INTEGER NOT NULL) WITHOUT ROWID",
         "CREATE TABLE probes (number INTEGER PRIMARY KEY, written INTEGER NOT NULL)",
@@ -106,9 +105,10 @@ FIRST = Migration(
         " WHERE state IN ('active', 'deferred')",
         "CREATE INDEX mails_parked ON mails (state, next_attempt_at) WHERE state IN ('held', 'failed', 'delivered')",
         "CREATE INDEX mails_sharing ON mails (content_id) WHERE content_id <> id",
+        # No file can hold two contents.
+        "CREATE UNIQUE INDEX contents_files ON contents (file) WHERE file IS NOT NULL",
         "CREATE INDEX attempts_mail ON attempts (mail_id)",
         _CONTENT_LEAVES,
-        _FILE_LEAVES,
         "CREATE TRIGGER tally_insert AFTER INSERT ON mails BEGIN"
         " UPDATE tally SET mails = mails + 1 WHERE state = NEW.state; END",
         "CREATE TRIGGER tally_delete AFTER DELETE ON mails BEGIN"

@@ -24,6 +24,7 @@ from elemta.storage.codec import (
     encode_mail,
 )
 from elemta.storage.rules import address_key
+from elemta.storage.sqlite_content import Staged
 
 #: Rows that one statement takes at most: the batches that the queue hands over are about as large.
 BULK_ROWS = 64
@@ -63,7 +64,7 @@ _COLUMNS = ", ".join(MAIL_COLUMNS)
 #: The words of the partial index `mails_due`; a statement that uses the index repeats them.
 _WAITING = "state IN ('active', 'deferred')"
 
-INSERT_CONTENT = _bulk("INSERT OR IGNORE INTO contents <rows>", columns=2)
+INSERT_CONTENT = _bulk("INSERT OR IGNORE INTO contents (id, octets, file, size) <rows>", columns=4)
 #: Inserts ignore what is there already, and what breaks a constraint; the count of rows tells.
 INSERT_MAIL = _bulk(
     f"INSERT OR IGNORE INTO mails ({_COLUMNS}, token) SELECT new.*, COALESCE(nodes.token, 0)"
@@ -103,7 +104,7 @@ WITHDRAW = (
 
 HAS_MAIL = "SELECT 1 FROM mails WHERE id = ?"
 OWNER_OF = "SELECT owner, token, state FROM mails WHERE id = ?"
-CONTENT_LENGTH = "SELECT octets IS NULL, length(octets) FROM contents WHERE id = ?"
+CONTENT_SIZE = "SELECT size FROM contents WHERE id = ?"
 
 NEW_TOKEN = "SELECT COALESCE(MAX(token), 0) + 1 FROM nodes"
 JOIN = "INSERT INTO nodes VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET token = excluded.token"
@@ -143,7 +144,8 @@ NEXT_DUE = " UNION ALL ".join(
 
 GET = f"SELECT {_COLUMNS} FROM mails WHERE id = ?"
 ATTEMPTS_OF = f"SELECT {', '.join(ATTEMPT_COLUMNS)} FROM attempts WHERE mail_id = ? ORDER BY number"
-CONTENT_PART = "SELECT octets IS NULL, length(octets), substr(octets, ?, ?) FROM contents WHERE id = ?"
+CONTENT_PART = "SELECT size, file, substr(octets, ?, ?) FROM contents WHERE id = ?"
+CONTENT_FILE = "SELECT file FROM contents WHERE id = ?"
 TALLY = "SELECT state, mails FROM tally"
 
 _IDS = "id IN (SELECT value FROM json_each(:ids))"
@@ -173,9 +175,17 @@ OLD_ATTEMPTS = (
     "DELETE FROM attempts WHERE started_at < :before"
     " AND number IN (SELECT number FROM attempts ORDER BY number LIMIT :limit)"
 )
-DROPPED_FILES = "SELECT id FROM dropped_files LIMIT ?"
-FORGET_DROPPED = "DELETE FROM dropped_files WHERE id = ?"
-UNKNOWN_FILES = "SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM contents WHERE contents.id = value)"
+#: Files whose content left, to be used again once that is durable. Kept in memory for this connection alone: after a
+#: crash, what no content refers to is found by looking.
+WATCH_FILES = (
+    "CREATE TEMP TABLE dropped_files (file TEXT)",
+    "CREATE TEMP TRIGGER file_leaves AFTER DELETE ON main.contents WHEN OLD.file IS NOT NULL BEGIN"
+    " INSERT INTO dropped_files VALUES (OLD.file); END",
+)
+DROPPED_FILES = "SELECT file FROM dropped_files"
+FORGET_DROPPED = "DELETE FROM dropped_files"
+FILES_IN_USE = "SELECT file FROM contents INDEXED BY contents_files WHERE file IS NOT NULL"
+CONTENT_AMONG = "SELECT id FROM contents WHERE id IN (SELECT value FROM json_each(?))"
 PROBE = "UPDATE probes SET written = written + 1"
 
 
@@ -207,11 +217,15 @@ def filter_terms(chosen: Filter) -> tuple[list[str], dict[str, object]]:
 # ---- batches -------------------------------------------------------------------------------------
 
 
+#: A row of `contents`: id, octets, file, size.
+ContentRow = tuple[str, bytes | None, str | None, int]
+
+
 @define
 class Rows:
     """A batch as rows, by statement. Applying them in the order of the fields equals applying the changes in theirs."""
 
-    contents: dict[str, bytes | None] = Factory(dict)
+    contents: dict[str, ContentRow] = Factory(dict)
     mails: list[MailRow] = Factory(list)
     begins: list[tuple[object, ...]] = Factory(list)
     updates: list[tuple[object, ...]] = Factory(list)
@@ -219,15 +233,15 @@ class Rows:
     removals: dict[tuple[str, int], list[str]] = Factory(dict)
     withdrawals: list[str] = Factory(list)
     attempts: list[AttemptRow] = Factory(list)
-    #: Content that lies in files.
-    files: int = 0
+    #: Ids of staged content that is referred to now.
+    staged: list[str] = Factory(list)
 
 
-#: Octets of a staged file, None when there is none.
-SizeOfFile = Callable[[str], int | None]
+#: Finds content that waits for its insert.
+FindStaged = Callable[[str], Staged | None]
 
 
-def rows_of(batch: Sequence[Change], size_of_file: SizeOfFile) -> Rows:
+def rows_of(batch: Sequence[Change], find_staged: FindStaged) -> Rows:
     """The rows of a batch whose changes do not depend on each other.
 
     Raises `Unfit` when one cannot be taken, or when two concern the same mail, or when content must be looked up: then
@@ -237,7 +251,7 @@ def rows_of(batch: Sequence[Change], size_of_file: SizeOfFile) -> Rows:
     ids: list[str] = []
     for change in batch:
         if isinstance(change, Insert):
-            _add_insert(rows, change, size_of_file)
+            _add_insert(rows, change, find_staged)
             ids.append(change.mail.id)
             continue
         ids.append(change.id)
@@ -248,7 +262,7 @@ def rows_of(batch: Sequence[Change], size_of_file: SizeOfFile) -> Rows:
         elif isinstance(change, Settle):
             _add_settle(rows, change)
             for insert in change.inserts:
-                _add_insert(rows, insert, size_of_file)
+                _add_insert(rows, insert, find_staged)
                 ids.append(insert.mail.id)
         else:
             rows.withdrawals.append(change.id)
@@ -257,24 +271,27 @@ def rows_of(batch: Sequence[Change], size_of_file: SizeOfFile) -> Rows:
     return rows
 
 
-def _add_insert(rows: Rows, insert: Insert, size_of_file: SizeOfFile) -> None:
+def _add_insert(rows: Rows, insert: Insert, find_staged: FindStaged) -> None:
     rows.mails.append(insert_row(insert))
     ref = insert.mail.content
-    if ref.id in rows.contents:
-        known = rows.contents[ref.id]
-        if known is not None and len(known) != ref.size:
-            raise Unfit("the content is of another size")
-        if known is not None:
-            return
-    elif insert.content is not None:
-        if len(insert.content) != ref.size:
-            raise Unfit("the content is of another size")
-        rows.contents[ref.id] = insert.content
-        return
-    if size_of_file(ref.id) != ref.size:
-        raise Unfit("the content is not there, or of another size")
-    rows.contents[ref.id] = None
-    rows.files += 1
+    known = rows.contents.get(ref.id)
+    if known is None:
+        known = rows.contents[ref.id] = content_row(insert, find_staged)
+        if known[2] is not None:
+            rows.staged.append(ref.id)
+    if known[3] != ref.size:
+        raise Unfit("the content is of another size")
+
+
+def content_row(insert: Insert, find_staged: FindStaged) -> ContentRow:
+    """The row of the content that an insert brings along. Raises `Unfit` when it brings none."""
+    ref = insert.mail.content
+    if insert.content is not None:
+        return (ref.id, insert.content, None, len(insert.content))
+    staged = find_staged(ref.id)
+    if staged is None:
+        raise Unfit("the content is not there")
+    return (ref.id, None, staged.file, staged.size)
 
 
 def insert_row(insert: Insert) -> MailRow:

@@ -47,8 +47,6 @@ T = TypeVar("T")
 
 #: Rows of `attempts` that one transaction of a cleanup removes: some 10 ms, so that commits are not kept waiting.
 CLEANUP_ROWS = 5000
-#: Dropped files that are removed after one commit.
-_DROPPED_FILES = 1000
 
 
 class _NotAtOnce(Exception):
@@ -70,8 +68,12 @@ class Writer:
     def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
         try:
-            self._connection = self._place.connect()
-            self._has_files = self._contents.has_files()
+            self._connection = connection = self._connect()
+            files = self._contents.files()
+            self._has_files = bool(files)
+            if files:
+                in_use = {row[0] for row in connection.execute(sql.FILES_IN_USE)}
+                self._contents.use_again(file for file in files if file not in in_use)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._place.database) from error
 
@@ -81,6 +83,16 @@ class Writer:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = self._place.connect()
+        try:
+            for statement in sql.WATCH_FILES:
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     # ---- transactions --------------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class Writer:
         doubted = self._connection
         try:
             # Before the old one is closed: the last connection to close would bring the log into the database.
-            fresh = self._place.connect()
+            fresh = self._connect()
         except sqlite3.Error:
             return False
         self._connection = fresh
@@ -151,42 +163,55 @@ class Writer:
     def commit(self, batch: Sequence[Change]) -> list[Result]:
         """One transaction for the whole batch; see `QueueStore.commit`."""
         if any(isinstance(change, Insert) for change in batch):
-            self._place.check_space(self._ready())
+            self._check_space()
         try:
-            rows = sql.rows_of(batch, self._contents.size)
-            if rows.files:
+            rows = sql.rows_of(batch, self._contents.staged)
+            if rows.staged:
                 self._sync_names()
             self._transact(lambda connection: _apply_at_once(connection, rows))
             results = [Result.APPLIED] * len(batch)
+            self._contents.forget_staged(rows.staged, referred=rows.staged)
         except (Unfit, _NotAtOnce, *POISON):
             self._sync_names()
-            results = self._transact(lambda connection: self._apply_singly(connection, batch))
-        self._remove_dropped()
+            staged: list[str] = []
+            results = self._transact(lambda connection: self._apply_singly(connection, batch, staged))
+            self._contents.forget_staged(staged, referred=staged)
+        self._release_dropped()
         return results
+
+    def _check_space(self) -> None:
+        try:
+            self._place.check_space(self._ready())
+        except StoreFull:
+            self._contents.remove_surplus(0)
+            self._place.check_space(self._ready())
 
     def _sync_names(self) -> None:
         """Make the names of staged content durable before anything refers to them."""
         self._has_files = True
         try:
-            self._contents.sync()
+            self._contents.sync_names()
         except OSError as error:
             raise explain(error, self._place.database) from error
 
-    def _apply_singly(self, connection: sqlite3.Connection, batch: Sequence[Change]) -> list[Result]:
+    def _apply_singly(self, connection: sqlite3.Connection, batch: Sequence[Change], staged: list[str]) -> list[Result]:
+        """Apply each change by itself; appends the ids of staged content that is referred to now."""
         results = []
         for change in batch:
             connection.execute("SAVEPOINT one")
+            brought: list[str] = []
             try:
-                results.append(self._apply_one(connection, change))
+                results.append(self._apply_one(connection, change, brought))
+                staged.extend(brought)
             except (Unfit, *POISON):
                 connection.execute("ROLLBACK TO one")
                 results.append(Result.REFUSED)
             connection.execute("RELEASE one")
         return results
 
-    def _apply_one(self, connection: sqlite3.Connection, change: Change) -> Result:
+    def _apply_one(self, connection: sqlite3.Connection, change: Change, staged: list[str]) -> Result:
         if isinstance(change, Insert):
-            self._insert_one(connection, change)
+            self._insert_one(connection, change, staged)
             return Result.APPLIED
         if isinstance(change, Settle | Begin):
             fence = _fence(connection, change)
@@ -194,49 +219,45 @@ class Writer:
                 return fence
         if isinstance(change, Settle):
             for insert in change.inserts:
-                self._insert_one(connection, insert)
-            bare = Settle(change.id, change.owner, change.token, change.mail, change.attempts)
-            _apply_at_once(connection, sql.rows_of([bare], self._contents.size))
-            return Result.APPLIED
+                self._insert_one(connection, insert, staged)
+            change = Settle(change.id, change.owner, change.token, change.mail, change.attempts)
         try:
-            _apply_at_once(connection, sql.rows_of([change], self._contents.size))
+            _apply_at_once(connection, sql.rows_of([change], self._contents.staged))
         except _NotAtOnce:
             return Result.FENCED if connection.execute(sql.HAS_MAIL, (change.id,)).fetchone() else Result.GONE
         return Result.APPLIED
 
-    def _insert_one(self, connection: sqlite3.Connection, insert: Insert) -> None:
+    def _insert_one(self, connection: sqlite3.Connection, insert: Insert, staged: list[str]) -> None:
         row = sql.insert_row(insert)
         if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone():
             return
         ref = insert.mail.content
-        known = connection.execute(sql.CONTENT_LENGTH, (ref.id,)).fetchone()
-        if known is not None:
-            size = self._contents.size(ref.id) if known[0] else known[1]
-        else:
-            file_size = self._contents.size(ref.id)
-            octets = insert.content if file_size is None else None
-            size = file_size if octets is None else len(octets)
-            sql.INSERT_CONTENT.run(connection, [(ref.id, octets)])
-        if size != ref.size:
-            raise Unfit("the content is not there, or of another size")
+        known = connection.execute(sql.CONTENT_SIZE, (ref.id,)).fetchone()
+        if known is None:
+            content = sql.content_row(insert, self._contents.staged)
+            sql.INSERT_CONTENT.run(connection, [content])
+            known = content[3:]
+            if content[2] is not None:
+                staged.append(ref.id)
+        if known[0] != ref.size:
+            raise Unfit("the content is of another size")
         if sql.INSERT_MAIL.run(connection, [row]) != 1:
             raise Unfit("the mail breaks a constraint")
 
-    def _remove_dropped(self) -> None:
-        """Remove the files of content that left. What a crash leaves behind is removed after the next opening."""
+    def _release_dropped(self) -> None:
+        """Use the files of content that left again, now that its leaving is durable."""
         if not self._has_files:
             return
         connection = self._ready()
         try:
-            dropped = connection.execute(sql.DROPPED_FILES, (_DROPPED_FILES,)).fetchall()
+            dropped = [row[0] for row in connection.execute(sql.DROPPED_FILES)]
             if dropped:
-                self._contents.remove([row[0] for row in dropped])
-                connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(sql.FORGET_DROPPED, dropped)
-                connection.execute("COMMIT")
+                connection.execute(sql.FORGET_DROPPED)
+            for file in dropped:
+                self._contents.release(file)
         except (sqlite3.Error, OSError):
-            # The batch is durable whatever becomes of these files: they are tried again after the next one.
-            self._roll_back()
+            # The change is durable whatever becomes of these files. After the next opening they are found by looking.
+            return
 
     # ---- nodes and claims ----------------------------------------------------------------------
 
@@ -264,13 +285,13 @@ class Writer:
     def apply(self, order: Order, ids: Sequence[str]) -> Ordered:
         """Carry out an order on mails that were found to be meant; their state is looked at again here."""
         ordered = self._transact(lambda connection: _obey(connection, order, ids))
-        self._remove_dropped()
+        self._release_dropped()
         return ordered
 
     def remove_finished(self, retention: Retention) -> int:
         """Remove DELIVERED and FAILED mails past their retention."""
         removed = self._transact(lambda connection: _remove_finished(connection, retention))
-        self._remove_dropped()
+        self._release_dropped()
         return removed
 
     def remove_attempts(self, before: float) -> int:
@@ -279,21 +300,22 @@ class Writer:
         return self._transact(lambda connection: connection.execute(sql.OLD_ATTEMPTS, values).rowcount)
 
     def remove_staged(self, before: float) -> None:
-        """Remove the files that were staged before a moment and that no insert refers to."""
+        """Give up content that was staged before a moment and that no insert refers to."""
+        connection = self._ready()
+        waiting = self._contents.staged_before(before)
         try:
-            staged = self._contents.staged_before(before)
-            if staged:
-                unknown = self._ready().execute(sql.UNKNOWN_FILES, (_json(staged),))
-                self._contents.remove([row[0] for row in unknown])
+            # After a commit whose outcome was unknown, content may be referred to though it still waits here.
+            referred = {row[0] for row in connection.execute(sql.CONTENT_AMONG, (_json(waiting),))}
+            self._contents.forget_staged(waiting, referred=referred)
+            self._contents.remove_surplus()
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._place.database) from error
-        self._remove_dropped()
 
 
 def _apply_at_once(connection: sqlite3.Connection, rows: sql.Rows) -> None:
     """Raises `_NotAtOnce` unless every change applies."""
     for bulk, values in (
-        (sql.INSERT_CONTENT, list(rows.contents.items())),
+        (sql.INSERT_CONTENT, list(rows.contents.values())),
         (sql.INSERT_MAIL, rows.mails),
         (sql.BEGIN_ATTEMPT, rows.begins),
         (sql.UPDATE_OWNED, rows.updates),

@@ -275,6 +275,8 @@ class Contents:
         pieces = [bytes([number]) * PIECE_OCTETS for number in range(3)] + [b"the end"]
         async with opened(stores) as store:
             ref = ContentRef(await staged(store, *pieces), 3 * PIECE_OCTETS + 7)
+            with pytest.raises(ContentMissing):
+                await store.read(ref, 0, 5)
             mails = [post.mail(content=ref), post.mail(content=ref)]
             assert await commit(store, Insert(mails[0]), Insert(mails[1])) == [APPLIED, APPLIED]
         async with opened(stores) as store:
