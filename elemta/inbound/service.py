@@ -156,7 +156,7 @@ class InboundService:
         if now >= self._next_accept_log:
             self._next_accept_log = now + ACCEPT_LOG_SECONDS
             self._services.log.error(
-                "connections cannot be accepted",
+                "connections.refused_by_system",
                 listener=options.address,
                 error=str(error),
                 remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or lower limits.max_connections",
@@ -190,7 +190,7 @@ class InboundService:
             await session.run()
         except Exception:
             # The one place where a defect of ours in a session ends: the client hears 421, nobody else notices.
-            services.log.exception("session failed", client=str(stream.peer))
+            services.log.exception("session.failed", client=str(stream.peer))
             services.metrics.connection_errors.labels(cause="defect").inc()
         finally:
             self._sessions.discard(session)
@@ -204,7 +204,7 @@ class InboundService:
         self._services.metrics.connection_duration.observe(duration)
         refused = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
         self._services.log.info(
-            "session ended",
+            "session.ended",
             client=str(session.stream.peer),
             helo=session.helo,
             mails=session.mails,

@@ -306,7 +306,7 @@ class Session:
             return
         self.mails += 1
         self._services.log.info(
-            "mail accepted",
+            "mail.accepted",
             queue_id=transaction.id,
             client=transaction.client,
             sender=transaction.sender,

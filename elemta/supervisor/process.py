@@ -99,12 +99,18 @@ class _Process:
         server = build_server(config, world, stores, bound=bound, watch=watch)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR2) as signals:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._serve, server)
                 nursery.start_soon(self._obey, signals, server)
-                await self._start_web(server, stores, nursery)
-                await self._served.wait()
-                self._web_stop.set()
-                nursery.cancel_scope.deadline = trio.current_time() + WEB_STOP_SECONDS
+                await self._live(server, stores)
+                nursery.cancel_scope.cancel()
+
+    async def _live(self, server: Server, stores: Stores) -> None:
+        """Serve mail, with the web side around it: whoever watches a drain sees it to its end."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._serve, server)
+            await self._start_web(server, stores, nursery)
+            await self._served.wait()
+            self._web_stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + WEB_STOP_SECONDS
 
     async def _serve(self, server: Server, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -118,18 +124,18 @@ class _Process:
             draining = False
             async for number in signals:
                 if number == signal.SIGUSR2:
-                    self._log.info("tasks", tree=task_tree())
+                    self._log.info("server.tasks", tree=task_tree())
                 elif draining:
-                    self._log.warning("stopping now", signal=signal.Signals(number).name)
+                    self._log.warning("server.stopping", signal=signal.Signals(number).name)
                     server.stop()
                 else:
                     draining = True
-                    self._log.info("draining", signal=signal.Signals(number).name)
+                    self._log.info("server.draining", signal=signal.Signals(number).name)
                     nursery.start_soon(self._drain, server)
 
     async def _drain(self, server: Server) -> None:
         in_order = await server.drain(self._config.timeouts.shutdown_timeout)
-        self._log.info("drained", in_order=in_order)
+        self._log.info("server.drained", in_order=in_order)
 
     async def _start_web(self, server: Server, stores: Stores, nursery: trio.Nursery) -> None:
         """Open the control socket and the web side, then tell whoever waits."""
@@ -169,7 +175,7 @@ class _Process:
     def _say_ready(self, server: Server, web: Endpoint | None, control: str) -> None:
         endpoints = server.endpoints
         self._log.info(
-            "ready",
+            "server.ready",
             listeners=[str(end) for _, end in endpoints],
             web=None if web is None else str(web),
             hostname=self._config.hostname,
