@@ -97,7 +97,12 @@ class MxFinder:
     ) -> None:
         self._resolver = resolver
         self._chance = chance
-        self._ourselves = ourselves
+        self._own_names = ourselves.names
+        # A private address says nothing where private targets are allowed: another server may have it, or another port
+        # of this machine. Should it be us after all, the count of `Received` ends the loop.
+        self._own_addresses = frozenset(
+            each for each in ourselves.addresses if not (allow_private and is_private(each))
+        )
         self._port = port
         self._allow_private = allow_private
 
@@ -129,14 +134,14 @@ class MxFinder:
 
     def _preferred(self, exchangers: Sequence[MailExchanger]) -> list[MailExchanger]:
         """By preference, equal ones shuffled; without our own name and everything not preferred to it. RFC 5321 §5.1"""
-        ours = [each.preference for each in exchangers if each.host in self._ourselves.names]
+        ours = [each.preference for each in exchangers if each.host in self._own_names]
         ordered = [each for each in exchangers if not ours or each.preference < min(ours)]
         self._chance.shuffle(ordered)
         return sorted(ordered, key=lambda each: each.preference)
 
     def _before_ourselves(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
         """As `_preferred`, for our own addresses under names that we do not know."""
-        known = self._ourselves.addresses
+        known = self._own_addresses
         ours = [each.exchanger.preference for each in candidates if not known.isdisjoint(each.addresses)]
         return [each for each in candidates if not ours or each.exchanger.preference < min(ours)]
 

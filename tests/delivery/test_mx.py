@@ -215,6 +215,13 @@ async def test_our_own_address_under_another_name_ends_the_list() -> None:
     )
 
 
+async def test_a_private_address_is_ours_only_where_private_ones_are_not_allowed() -> None:
+    zone = Zone({"example.com": mx("10 a.example")}, {"a.example": ["127.0.0.1"]})
+    listening = Ourselves(addresses=frozenset({"127.0.0.1", "0.0.0.0"}))
+    assert await find(zone, ourselves=listening, allow_private=True) == ["a.example 127.0.0.1"]
+    assert codes(await find(zone, ourselves=listening)) == ("Failed", 554, "5.4.6")
+
+
 async def test_we_are_nobodys_implicit_mx() -> None:
     zone = Zone(hosts={"example.com": ["198.51.100.7"]})
     assert codes(await find(zone, ourselves=OURSELVES)) == ("Failed", 554, "5.4.6")
