@@ -1,1 +1,1 @@
-"""The simulated world."""
+"""The simulated world: the real server on virtual parts."""

@@ -1,0 +1,255 @@
+"""What happened in a simulated world, as its parts tell it.
+
+What is not here: whether that was right (`testing.invariants`). Times are virtual seconds on Trio's clock unless a
+field says wall. The events, one line each, are the world's history: the same seed writes the same history.
+"""
+
+import enum
+import hashlib
+from collections.abc import Sequence
+
+import trio
+from attrs import define, field, frozen
+
+from elemta.mail.outcome import Attempt
+from elemta.simulation.pipe import VirtualStream, Wire
+from elemta.storage.records import QueuedMail
+
+#: The field that names a simulated mail in its own header, wherever it goes.
+TAG_FIELD = b"X-Simulated: "
+
+
+def tag_of(content: bytes) -> str:
+    """The tag of a mail's content, or of the content that a report returns; empty when there is none."""
+    at = content.find(TAG_FIELD)
+    if at < 0:
+        return ""
+    start = at + len(TAG_FIELD)
+    return content[start : content.index(b"\r\n", start)].decode("ascii")
+
+
+def reported(content: bytes) -> tuple[str, ...]:
+    """The recipients whose failure a delivery report names, RFC 3464 §2.3."""
+    found: list[str] = []
+    recipient = ""
+    for line in content.split(b"\r\n"):
+        name, _, value = line.decode("utf-8", "replace").partition(":")
+        if name.lower() == "final-recipient":
+            recipient = value.partition(";")[2].strip()
+        elif name.lower() == "action" and value.strip().lower() == "failed" and recipient:
+            found.append(recipient)
+    return tuple(found)
+
+
+class Answer(enum.Enum):
+    """What a client knows of a mail that it tried to hand over."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    #: The final dot was never sent whole: nobody may have the mail.
+    INCOMPLETE = "incomplete"
+    #: The final dot went out, and no answer came.
+    UNKNOWN = "unknown"
+
+
+@frozen
+class Submitted:
+    """One try of a client to hand over a mail. `recipients` are those that the server took at RCPT."""
+
+    at: float
+    tag: str
+    sender: str
+    recipients: tuple[str, ...]
+    answer: Answer
+    reply: str = ""
+
+
+@frozen(eq=False)
+class Kept:
+    """A mail that a remote host kept for one recipient.
+
+    `about` are the failed recipients that a report names, empty for other mail. `wire` and `upto` tell how far the
+    server must have read to know of it; `wire` is None when the host never answered.
+    """
+
+    at: float
+    host: str
+    tag: str
+    sender: str
+    recipient: str
+    content: bytes = field(repr=False)
+    about: tuple[str, ...] = ()
+    wire: Wire | None = None
+    upto: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """True when the server has read the final reply."""
+        return self.wire is not None and self.wire.taken >= self.upto
+
+
+@frozen
+class Settled:
+    """An attempt's end, as it became durable. `wall` is the wall clock then; `mail` is None when it left the queue."""
+
+    at: float
+    wall: float
+    mail: QueuedMail | None
+    attempts: tuple[Attempt, ...]
+
+
+@define(eq=False)
+class Passage:
+    """One queued mail on its way through the store. `about` are the failed recipients that a report names."""
+
+    mail: QueuedMail
+    tag: str
+    inserted_at: float
+    about: tuple[str, ...] = ()
+    begun: list[float] = field(factory=list)
+    settled: list[Settled] = field(factory=list)
+    left_at: float | None = None
+    withdrawn: bool = False
+    #: All records of the store, read when the world ended.
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def is_report(self) -> bool:
+        """True for a bounce."""
+        return self.mail.envelope.reverse_path is None
+
+
+@frozen
+class Complaint:
+    """A warning or an error in the server's log."""
+
+    at: float
+    level: str
+    event: str
+    details: str
+
+
+class Record:
+    """The history of one world."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        #: The content of every mail that a client began, by its tag.
+        self.sent: dict[str, bytes] = {}
+        self.submitted: list[Submitted] = []
+        self.kept: list[Kept] = []
+        self.passages: dict[str, Passage] = {}
+        self.complaints: list[Complaint] = []
+        self.crashes: list[float] = []
+        #: Commits that any life of the server asked for.
+        self.commits = 0
+        self.lives = 0
+        #: True when the world's time was over before its work was.
+        self.overdue = False
+        self.ended_at = 0.0
+        #: The most transactions at once that hosts saw, by destination, and in all under the empty name.
+        self.busiest: dict[str, int] = {}
+        self._tags: dict[str, str] = {}
+        self._live = 0
+        self._quiet = trio.lowlevel.ParkingLot()
+        self._transactions: dict[VirtualStream, str] = {}
+
+    def note(self, *words: object) -> None:
+        """Write a line of history."""
+        self.events.append(f"{trio.current_time():.6f} {' '.join(map(str, words))}")
+
+    @property
+    def history_hash(self) -> str:
+        """The same for the same history."""
+        return hashlib.sha256("\n".join(self.events).encode()).hexdigest()
+
+    # ---- clients, hosts --------------------------------------------------------------------------
+
+    def submit(self, submitted: Submitted) -> None:
+        """A client learnt, or will never learn, what became of a mail."""
+        self.submitted.append(submitted)
+        self.note("client", submitted.tag, submitted.answer.value, submitted.reply)
+
+    def keep(self, kept: Kept) -> None:
+        """A host kept a mail."""
+        self.kept.append(kept)
+        self.note("host", kept.host, "kept", kept.tag or "report", kept.recipient, *kept.about)
+
+    def begin_transaction(self, stream: VirtualStream, destination: str) -> None:
+        """A host sees a mail come in. Those whose client has left already do not count."""
+        self._transactions[stream] = destination
+        running = [where for one, where in self._transactions.items() if not one.peer_left]
+        for name, count in (("", len(running)), (destination, running.count(destination))):
+            self.busiest[name] = max(count, self.busiest.get(name, 0))
+
+    def end_transaction(self, stream: VirtualStream) -> None:
+        """The host is done with it."""
+        self._transactions.pop(stream, None)
+
+    # ---- the store -------------------------------------------------------------------------------
+
+    def learn_tag(self, content_id: str, content: bytes) -> None:
+        """Remember which mail some content is."""
+        tag = tag_of(content)
+        if tag:
+            self._tags.setdefault(content_id, tag)
+
+    def insert(self, mail: QueuedMail, content: bytes | None) -> None:
+        """A mail became durable; again, when an insert was repeated."""
+        if content is not None:
+            self.learn_tag(mail.content.id, content)
+        if mail.id in self.passages:
+            return
+        tag = self._tags.get(mail.content.id, "")
+        about = reported(content) if content is not None and mail.envelope.reverse_path is None else ()
+        self.passages[mail.id] = Passage(mail, tag, trio.current_time(), about)
+        self._live += 1
+        self.note("store", "insert", mail.id, tag, mail.destination)
+
+    def begin(self, queue_id: str) -> None:
+        """An attempt was marked."""
+        self.passages[queue_id].begun.append(trio.current_time())
+        self.note("store", "begin", queue_id)
+
+    def settle(self, queue_id: str, settled: Settled) -> None:
+        """An attempt's end became durable."""
+        passage = self.passages[queue_id]
+        passage.settled.append(settled)
+        self.note("store", "settle", queue_id, *(f"{a.recipient}={a.result.value}" for a in settled.attempts))
+        if settled.mail is None:
+            self._leave(passage)
+
+    def withdraw(self, queue_id: str) -> None:
+        """A mail was taken back."""
+        passage = self.passages[queue_id]
+        passage.withdrawn = True
+        self.note("store", "withdraw", queue_id)
+        self._leave(passage)
+
+    def _leave(self, passage: Passage) -> None:
+        passage.left_at = trio.current_time()
+        self._live -= 1
+        if not self._live:
+            self._quiet.unpark_all()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until no mail is in the queue."""
+        await trio.lowlevel.checkpoint()
+        while self._live:
+            await self._quiet.park()
+
+    @property
+    def live(self) -> Sequence[Passage]:
+        """The mails that are in the queue."""
+        return [passage for passage in self.passages.values() if passage.left_at is None]
+
+    # ---- the server ------------------------------------------------------------------------------
+
+    def crash(self, why: str) -> None:
+        """The server's machine stopped."""
+        self.crashes.append(trio.current_time())
+        self.note("crash", why)
+
+    def complain(self, level: str, event: str, details: str) -> None:
+        """The server logged a warning, or worse."""
+        self.complaints.append(Complaint(trio.current_time(), level, event, details))

@@ -1,0 +1,48 @@
+"""Scripted DNS.
+
+What is not here: which hosts are tried (`delivery.mx`).
+Failures raised: `ResolutionFailed` while a name's servers are down, `NameNotFound` for names that nobody scripted.
+"""
+
+import random
+from collections.abc import Mapping
+
+import trio
+from attrs import frozen
+
+from elemta.resolver.base import MailExchanger, NameNotFound, ResolutionFailed
+
+
+@frozen
+class Name:
+    """What DNS holds of one name. Until `failing_until` (virtual seconds) it answers SERVFAIL."""
+
+    exchangers: tuple[MailExchanger, ...] = ()
+    addresses: tuple[str, ...] = ()
+    failing_until: float = 0.0
+
+
+class ScriptedResolver:
+    """A `Resolver` over a fixed set of names; every answer takes up to `seconds`."""
+
+    def __init__(self, names: Mapping[str, Name], chance: random.Random, *, seconds: float = 0.02) -> None:
+        self._names = names
+        self._chance = chance
+        self._seconds = seconds
+
+    async def mail_exchangers(self, domain: str) -> list[MailExchanger]:
+        """The scripted MX records."""
+        return list((await self._name(domain)).exchangers)
+
+    async def addresses(self, host: str) -> list[str]:
+        """The scripted addresses."""
+        return list((await self._name(host)).addresses)
+
+    async def _name(self, text: str) -> Name:
+        await trio.sleep(self._chance.uniform(0, self._seconds))
+        name = self._names.get(text)
+        if name is None:
+            raise NameNotFound(f"{text} does not exist")
+        if trio.current_time() < name.failing_until:
+            raise ResolutionFailed(f"SERVFAIL for {text}")
+        return name

@@ -1,0 +1,241 @@
+"""What a world is made of, drawn from a seed or written by hand.
+
+What is not here: running it (`simulation.world`). A scenario says everything that the world's parts are told; the same
+scenario with the same seed is the same history.
+"""
+
+from collections.abc import Mapping
+from random import Random
+
+from attrs import frozen
+
+from elemta.config.sections import Config, LimitsSection, RouteSection, TransportName, WebSection
+from elemta.resolver.base import MailExchanger
+from elemta.simulation.clients import ClientScript, MailScript
+from elemta.simulation.clock import chance_of
+from elemta.simulation.personality import Manner, Personality
+from elemta.simulation.pipe import Latency
+from elemta.simulation.resolver import Name
+from elemta.simulation.store import StorePlan
+
+#: Networks for documentation, RFC 5737 §3: no simulated address means a machine that exists.
+SERVER_ADDRESS = "192.0.2.1"
+CLIENT_NETWORK = "203.0.113.0/24"
+#: Where every sender has its mailbox, so that reports arrive somewhere.
+SENDER_DOMAIN = "senders.test"
+SENDER_ADDRESS = "198.51.100.250"
+#: Hours for which the store keeps what the world's end is judged by.
+_KEPT_HOURS = 1_000_000.0
+_DAY = 86_400.0
+
+
+@frozen
+class ClockStep:
+    """The wall clock jumps by `seconds` at the virtual time `at`."""
+
+    at: float
+    seconds: float
+
+
+@frozen
+class Scenario:
+    """One world. `hosts` has a personality for each address, `names` is all of DNS.
+
+    At each time of `crashes` the server's machine stops; after `downtime` seconds it starts anew. `deadline` is the
+    virtual time at which everything must be done.
+    """
+
+    seed: int
+    config: Config
+    hosts: Mapping[str, Personality]
+    names: Mapping[str, Name]
+    clients: tuple[ClientScript, ...]
+    store: StorePlan = StorePlan()
+    crashes: tuple[float, ...] = ()
+    downtime: float = 3.0
+    steps: tuple[ClockStep, ...] = ()
+    latency: Latency = Latency()
+    deadline: float = 10 * _DAY
+
+    @property
+    def is_calm(self) -> bool:
+        """True when nothing but the remote hosts makes trouble: attempts then come as scheduled."""
+        return self.store.is_calm and not self.crashes and not self.steps
+
+
+def server_config(**settings: object) -> Config:
+    """The configuration of a simulated server: relays for the clients' network, keeps every record."""
+    defaults: dict[str, object] = {
+        "hostname": "mx.elemta.test",
+        "listen_addr": f"{SERVER_ADDRESS}:25",
+        "allowed_relays": (CLIENT_NETWORK,),
+        "message_retention_hours": _KEPT_HOURS,
+        "web": WebSection(enabled=False),
+        "limits": LimitsSection(max_connections_per_address=50),
+    }
+    return Config(**{**defaults, **settings})  # type: ignore[arg-type]  # the classes check what they are given
+
+
+def name_with_mx(*hosts: str, failing_until: float = 0.0) -> Name:
+    """A domain whose mail goes to these hosts, in this order."""
+    exchangers = tuple(MailExchanger(10 * index, host) for index, host in enumerate(hosts, 1))
+    return Name(exchangers, failing_until=failing_until)
+
+
+# ---- from a seed ---------------------------------------------------------------------------------
+
+#: Troubles of hosts that may last for ever: mail to them may bounce.
+_TROUBLES: tuple[Mapping[str, object], ...] = (
+    {},
+    {},
+    {"greylists": 1},
+    {"greylists": 2},
+    {"mails_per_connection": 1},
+    {"mails_per_connection": 2, "mails_per_minute": 3},
+    {"resets": 2},
+    {"resets": 6},
+    {"slow": 4.0},
+    {"slow": 30.0},
+    {"stalls": 1},
+    {"refuses": True},
+    {"busy_until": 900.0},
+    {"final_defers": 2},
+    {"final_refuses": True},
+    {"drops": 1},
+    {"drops": 2},
+    {"drops": 2, "keeps_dropped": False},
+    {"drops": 100},
+    {"helo_only": True, "pipelining": False},
+    {"off": ((30.0, 700.0),)},
+    {"silent": ((20.0, 500.0),)},
+    {"silent": ((0.0, 40 * _DAY),)},
+)
+#: Troubles that pass before any retry schedule ends: what the senders' own host may have.
+_PASSING: tuple[Mapping[str, object], ...] = (
+    {},
+    {},
+    {},
+    {"greylists": 1},
+    {"resets": 1},
+    {"drops": 1},
+    {"slow": 2.0},
+    {"mails_per_connection": 1},
+    {"final_defers": 1},
+)
+_SCHEDULES = ((60.0, 300.0, 900.0), (10.0, 60.0), (300.0, 3600.0), (60.0, 300.0, 900.0, 3600.0))
+_DOMAINS = ("one.test", "two.test", "three.test", "four.test", "five.test")
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed: some hosts, some trouble, some mails, some crashes."""
+    chance = chance_of(seed, "scenario")
+    domains = _DOMAINS[: chance.randint(2, 5)]
+    hosts, names = _internet(chance, domains)
+    least = chance.choice((0.0005, 0.005, 0.05))
+    return Scenario(
+        seed=seed,
+        config=_config(chance),
+        hosts=hosts,
+        names=names,
+        clients=_clients(chance, (*domains, "nowhere.test")),
+        store=_store_plan(chance),
+        crashes=_crashes(chance),
+        downtime=chance.choice((0.0, 1.0, 20.0, 200.0)),
+        steps=(ClockStep(chance.uniform(10, 1000), chance.choice((-600.0, 600.0, 7200.0))),)
+        if chance.random() < 0.05
+        else (),
+        latency=Latency(least, least * chance.choice((1.0, 4.0, 10.0))),
+    )
+
+
+def _config(chance: Random) -> Config:
+    routes: tuple[RouteSection, ...] = ()
+    if chance.random() < 0.15:
+        routes = (RouteSection("*", TransportName.SMTP, host="relay.test", port=25),)
+    return server_config(
+        max_workers=chance.choice((1, 2, 3, 4, 8, 100)),
+        max_retries=chance.randint(4, 7),
+        max_queue_time=chance.choice((3600.0, 14_400.0, _DAY)),
+        retry_schedule=chance.choice(_SCHEDULES),
+        routes=routes,
+    )
+
+
+def _internet(chance: Random, domains: tuple[str, ...]) -> tuple[dict[str, Personality], dict[str, Name]]:
+    hosts = {SENDER_ADDRESS: _personality(chance.choice(_PASSING))}
+    names = {
+        SENDER_DOMAIN: name_with_mx("mx.senders.test"),
+        "mx.senders.test": Name(addresses=(SENDER_ADDRESS,)),
+        # The smarthost of worlds that have one stands in for everybody.
+        "relay.test": Name(addresses=(SENDER_ADDRESS,)),
+    }
+    for number, domain in enumerate(domains, 1):
+        exchangers = []
+        for preference in range(chance.choice((1, 1, 1, 2))):
+            address = f"198.51.100.{number * 10 + preference}"
+            hosts[address] = _personality(chance.choice(_TROUBLES), {"pipelining": chance.random() < 0.7})
+            names[f"mx{preference}.{domain}"] = Name(addresses=(address,))
+            exchangers.append(f"mx{preference}.{domain}")
+        failing = chance.choice((0.0, 0.0, 0.0, 0.0, 600.0))
+        names[domain] = name_with_mx(*exchangers, failing_until=failing)
+    return hosts, names
+
+
+def _personality(*traits: Mapping[str, object]) -> Personality:
+    merged: dict[str, object] = {}
+    for trait in reversed(traits):
+        merged.update(trait)
+    return Personality(**merged)  # type: ignore[arg-type]  # the tables above are written for it
+
+
+def _clients(chance: Random, domains: tuple[str, ...]) -> tuple[ClientScript, ...]:
+    clients = []
+    mails = 0
+    for number in range(chance.randint(2, 5)):
+        scripts = []
+        for _ in range(chance.randint(1, 4)):
+            mails += 1
+            scripts.append(_mail(chance, f"m{mails}", domains))
+        clients.append(
+            ClientScript(
+                address=f"203.0.113.{number + 1}",
+                at=chance.choice((0.0, chance.uniform(0, 30), chance.uniform(0, 600))),
+                mails=tuple(scripts),
+                pipelining=chance.random() < 0.5,
+            )
+        )
+    return tuple(clients)
+
+
+def _mail(chance: Random, tag: str, domains: tuple[str, ...]) -> MailScript:
+    recipients = []
+    for number in range(chance.choice((1, 1, 1, 2, 3, 5))):
+        manner = chance.choice((*[Manner.TAKEN] * 7, Manner.REFUSED, Manner.LATER, Manner.NEVER))
+        recipients.append(f"{manner.value}-{tag}-{number}@{chance.choice(domains)}")
+    return MailScript(
+        tag=tag,
+        sender=f"{tag}@{SENDER_DOMAIN}",
+        recipients=tuple(recipients),
+        octets=chance.choice((100, 100, 2000, 2000, 30_000, 200_000)) if chance.random() < 0.5 else 400,
+        vanishes_after=chance.randint(0, 900) if chance.random() < 0.1 else None,
+    )
+
+
+def _store_plan(chance: Random) -> StorePlan:
+    if chance.random() < 0.4:
+        return StorePlan()
+    start = chance.uniform(5, 300)
+    spans = ((start, start + chance.choice((3.0, 40.0, 400.0))),)
+    return StorePlan(
+        fail=chance.choice((0.0, 0.05, 0.3)),
+        unknown=chance.choice((0.0, 0.05, 0.3)),
+        slow=chance.choice((0.0, 0.2, 5.0, 90.0)),
+        troubled_until=chance.choice((0.0, 60.0, 1200.0)),
+        away=spans if chance.random() < 0.3 else (),
+        full=spans if chance.random() < 0.3 else (),
+    )
+
+
+def _crashes(chance: Random) -> tuple[float, ...]:
+    count = chance.choice((0, 0, 1, 1, 2, 3))
+    return tuple(sorted(round(chance.choice((chance.uniform(0, 5), chance.uniform(0, 900))), 3) for _ in range(count)))
