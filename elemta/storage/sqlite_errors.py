@@ -12,6 +12,12 @@ from elemta.storage.base import StoreFull, StoreUnavailable
 #: The low byte of an extended result code is the primary one, https://sqlite.org/rescode.html.
 _PRIMARY = 0xFF
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: Which primary result code an errno amounts to; any other means that something cannot be opened.
+_CODES = {
+    errno.EIO: sqlite3.SQLITE_IOERR,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+    errno.ENOMEM: sqlite3.SQLITE_NOMEM,
+}
 #: Octets that are written to find out whether the file system takes any more.
 _SPACE_PROBE_OCTETS = 64 * 1024
 
@@ -30,7 +36,7 @@ _REMEDIES = {
     sqlite3.SQLITE_LOCKED: "another program holds the database locked: close it (`fuser -v {path}` names it)",
     sqlite3.SQLITE_READONLY: "the database may not be written: check the owner and mode of {path} and its folder",
     sqlite3.SQLITE_PERM: "the database may not be used: check the owner and mode of {path} and its folder",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened: check the owner and mode of {path} and its folder",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check what {path} is, its owner and mode, and those of its folder",
     sqlite3.SQLITE_CORRUPT: "the database is damaged: stop the server, copy {path}* to a safe place, save what is left "
     "with `sqlite3 {path} .recover`, and check the disk",
     sqlite3.SQLITE_NOTADB: "{path} is not a database: move it away, or name another queue_dir",
@@ -77,6 +83,7 @@ def explain(error: sqlite3.Error | OSError, path: str) -> StoreUnavailable:
     if is_full(error, folder):
         return StoreFull(f"no space is left for the queue in {folder}: make room, or move queue_dir ({error})")
     if isinstance(error, OSError):
-        return StoreUnavailable(f"cannot use the queue in {folder}: {error.strerror or error}: {error.filename or ''}")
+        code = _CODES.get(error.errno or 0, sqlite3.SQLITE_CANTOPEN)
+        return StoreUnavailable(f"{_REMEDIES[code].format(path=error.filename or path)} ({error.strerror or error})")
     remedy = _REMEDIES.get(primary_code(error), "the database refused: see the message, and the system's log")
     return StoreUnavailable(f"{remedy.format(path=path)} ({error})")
