@@ -9,7 +9,7 @@ from typing import Protocol
 from attrs import frozen
 
 from elemta.mail.address import Address
-from elemta.mail.envelope import Envelope
+from elemta.mail.envelope import Envelope, Priority
 from elemta.mail.outcome import Outcome
 
 
@@ -66,6 +66,10 @@ class Delivery(Protocol):
 
     def destination(self, address: Address) -> str:
         """The key of the next hop for a recipient: mails with the same key share bounds, connections and attempts."""
+        ...
+
+    def priority_for(self, address: Address) -> Priority | None:
+        """The priority that the recipient's route asks for, None when it does not say."""
         ...
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:

@@ -22,7 +22,7 @@ def network_of(host: str) -> str:
     """The network that an IP address counts for; the host itself when it is no IP address (a unix peer)."""
     if ":" in host:
         return str(ip_network((host, IPV6_NETWORK_BITS), strict=False))
-    return host.rpartition(".")[0]
+    return host if host.startswith("/") else host.rpartition(".")[0]
 
 
 class Admission:
@@ -48,6 +48,11 @@ class Admission:
         self._by_address[host] += 1
         self._by_network[network] += 1
         return None
+
+    @property
+    def counted(self) -> int:
+        """Addresses and networks that are remembered: none without an open connection."""
+        return len(self._by_address) + len(self._by_network)
 
     def leave(self, host: str) -> None:
         """Count an admitted connection out."""

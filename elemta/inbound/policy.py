@@ -1,4 +1,4 @@
-"""What is decided at MAIL and RCPT.
+"""What is decided about each recipient.
 
 What is not here: the grammar (`smtp`), or existence of local mailboxes, which may need a disk (`Recipients`).
 Relaying is decided at RCPT on the final domain and denied by default.

@@ -79,15 +79,18 @@ class InboundService:
         try:
             async with trio.open_nursery() as sessions:
                 self._serving = sessions
-                with self._accepting:
-                    async with trio.open_nursery() as accepting:
-                        for one in self._bound:
-                            self._start(one, accepting, sessions)
-                        task_status.started()
+                await self._accept_all(sessions, task_status)
         finally:
             for one in self._bound:
                 for listener in one.listeners:
                     listener.close()
+
+    async def _accept_all(self, sessions: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        with self._accepting:
+            async with trio.open_nursery() as accepting:
+                for one in self._bound:
+                    self._start(one, accepting, sessions)
+                task_status.started()
 
     def _start(self, one: Bound, accepting: trio.Nursery, sessions: trio.Nursery) -> None:
         smtp_options = self._smtp_options(one.options)

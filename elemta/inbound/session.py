@@ -127,10 +127,11 @@ class Session:
             self.cause = "connection lost"
         except Exception:
             self.cause = "defect"
-            await self._say_last(OUR_FAULT)
             raise
         finally:
             with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                if self.cause == "defect":
+                    await self._say_last(OUR_FAULT)
                 await self._end_transaction()
                 await self.stream.aclose()
             self.stream.abort()

@@ -11,7 +11,7 @@ from elemta.inbound.base import Queue, Recipients
 from elemta.inbound.gather import Gathering
 from elemta.inbound.options import InboundOptions, ListenerOptions
 from elemta.mail.envelope import Envelope, Priority, Recipient
-from elemta.mail.headers import count_field
+from elemta.mail.headers import HeaderFault, count_field, header_block, header_end, header_fault
 from elemta.mail.reply import Reply
 from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
@@ -102,8 +102,9 @@ class Transaction:
         options = self._services.options
         try:
             staged, octets = await self.content.whole()
-            if count_field(self.content.head, "received") > options.limits.max_received:
-                return LOOPING
+            refusal = self._header_refusal(self.content.head, whole=octets is not None)
+            if refusal is not None:
+                return refusal
             submission = Submission(
                 id=self.id,
                 envelope=self._envelope(),
@@ -121,6 +122,18 @@ class Transaction:
         self._services.metrics.messages_received.inc()
         self._services.metrics.message_size.observe(self.content.size)
         return Reply(250, "2.0.0", f"ok, queued as {self.id}")
+
+    def _header_refusal(self, head: bytes, *, whole: bool) -> Reply | None:
+        """Why the header cannot be taken. `head` is the beginning of the mail, or the `whole` of it."""
+        if not whole and header_end(head) < 0:
+            return Reply(552, "5.3.4", HeaderFault.TOO_LARGE.value)
+        header = header_block(head)
+        fault = header_fault(header)
+        if fault is not None:
+            return Reply(552, "5.3.4", fault.value)
+        if count_field(header, "received") > self._services.options.limits.max_received:
+            return LOOPING
+        return None
 
     def _envelope(self) -> Envelope:
         start = self._start

@@ -43,7 +43,7 @@ _FIELD_END = re.compile(rb"\r\n(?![ \t])")
 class HeaderFault(enum.Enum):
     """Why a header block is refused; the value says it to the client."""
 
-    TOO_LARGE = f"the header is larger than {MAX_HEADER_OCTETS} octets"
+    TOO_LARGE = "the header is too large"
     TOO_MANY_FIELDS = f"the header has more than {MAX_HEADER_FIELDS} fields"
 
 

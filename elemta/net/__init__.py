@@ -1,1 +1,1 @@
-"""Listeners and streams under one narrow interface."""
+"""The network under one narrow interface."""

@@ -1,4 +1,4 @@
-"""Real sockets as streams and listeners.
+"""The system's sockets under the narrow interface.
 
 What is not here: TLS (`tls`), deadlines (the caller has one scope a session), the virtual network.
 Non-blocking sockets are driven with Trio's readiness calls alone: measured, `trio.SocketStream` costs half the
@@ -222,15 +222,14 @@ class SystemNetwork:
 
 
 async def _connect(sock: socket.socket, target: str | tuple[str, int]) -> None:
-    try:
+    await trio.lowlevel.checkpoint_if_cancelled()
+    with contextlib.suppress(BlockingIOError):
         sock.connect(target)
-    except BlockingIOError:
-        await trio.lowlevel.wait_writable(sock)
-        failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failure:
-            raise OSError(failure, os.strerror(failure)) from None
-    else:
-        await trio.lowlevel.checkpoint()
+        return
+    await trio.lowlevel.wait_writable(sock)
+    failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failure:
+        raise OSError(failure, os.strerror(failure))
 
 
 def _family(endpoint: Endpoint) -> socket.AddressFamily:

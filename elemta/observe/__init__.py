@@ -1,1 +1,1 @@
-"""Logs and metrics."""
+"""What the server says of itself."""

@@ -1,4 +1,4 @@
-"""The log: one structured event a session, acceptance, attempt and outcome, on standard error.
+"""The log: structured events on standard error, one for each thing that happened.
 
 What is not here: which events there are; each room says its own.
 Hostile octets never reach a terminal or a log line raw: control characters are escaped, long values cut.

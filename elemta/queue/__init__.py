@@ -1,1 +1,1 @@
-"""The queue: what is tried when, and what is kept of it."""
+"""The queue: what is tried when."""

@@ -22,6 +22,7 @@ from elemta.mail.outcome import Attempt
 from elemta.observe.metrics import Metrics
 from elemta.queue.dispatcher import Dispatcher
 from elemta.queue.options import QueueOptions
+from elemta.queue.priority import first_spoken
 from elemta.queue.spool import Spool
 from elemta.queue.submission import Submission
 from elemta.queue.upkeep import keep_house, measure
@@ -155,7 +156,8 @@ class QueueService:
         self, submission: Submission, queue_id: str, envelope: Envelope, destination: str, now: float
     ) -> QueuedMail:
         # Ours from the first moment where there is room to try it at once; anybody's otherwise.
-        owned = self._dispatcher.reserve(submission.priority, destination)
+        priority = first_spoken(submission.priority, self._delivery.priority_for(envelope.recipients[0].address))
+        owned = self._dispatcher.reserve(priority, destination)
         return QueuedMail(
             id=queue_id,
             origin_id=submission.id,
@@ -166,7 +168,7 @@ class QueueService:
             received_at=now,
             next_attempt_at=now,
             expires_at=now + self._options.max_queue_time,
-            priority=submission.priority,
+            priority=priority,
             owner=self._options.node if owned else "",
             origin=submission.origin,
         )

@@ -1,4 +1,4 @@
-"""Builds a server from a configuration and a world.
+"""Builds a server on the parts of a world.
 
 What is not here: running it (`supervisor.server`). The real process and the simulated world both build here, so that
 what is rehearsed is what runs.

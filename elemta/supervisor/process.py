@@ -34,6 +34,7 @@ from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 from elemta.supervisor.ready import announce
 from elemta.supervisor.server import Server
 from elemta.supervisor.stores import make_inbox_store, make_store
+from elemta.web.base import CONTROL_NAME
 
 #: Seconds that the web side may take to end after the mail side: its own bounds, and a margin.
 WEB_STOP_SECONDS = 6.0
@@ -85,6 +86,7 @@ class _Process:
         self._runtime: Runtime = system_runtime()
         self._web_stop = trio.Event()
         self._served = trio.Event()
+        self._control_path = os.path.abspath(os.path.join(config.queue_dir, CONTROL_NAME))
 
     async def run(self) -> None:
         config = self._config
@@ -141,7 +143,7 @@ class _Process:
         """Open the control socket and the web side, then tell whoever waits."""
         # Late: Hypercorn and Starlette take as long to import as everything else.
         from elemta.web.app import control_app, public_app
-        from elemta.web.base import CONTROL_NAME, Identity
+        from elemta.web.base import Identity
         from elemta.web.control import Control
         from elemta.web.serve import serve
 
@@ -156,9 +158,8 @@ class _Process:
             identity=Identity(config.hostname, self._runtime.clock.wall(), dev_mode=config.dev_mode),
             clock=self._runtime.clock,
         )
-        socket_path = str(Path(config.queue_dir, CONTROL_NAME).absolute())
         await nursery.start(
-            partial(serve, control_app(control), bind=f"unix:{socket_path}", shutdown=self._web_stop, log=self._log)
+            partial(serve, control_app(control), bind=f"unix:{self._control_path}", shutdown=self._web_stop, log=self._log)
         )
         web: Endpoint | None = None
         if config.web.enabled:
@@ -170,7 +171,7 @@ class _Process:
             except OSError as error:
                 error.filename = config.web.listen_addr
                 raise _cannot_listen(error, key="web.listen_addr") from error
-        self._say_ready(server, web, socket_path)
+        self._say_ready(server, web, self._control_path)
 
     def _say_ready(self, server: Server, web: Endpoint | None, control: str) -> None:
         endpoints = server.endpoints
@@ -183,7 +184,8 @@ class _Process:
         if self._options.ready_fd is not None:
             announce(self._options.ready_fd, endpoints, web, control)
         if self._config.dev_mode:
-            print(dev_banner(endpoints[0][1], web, control), file=sys.stderr, flush=True)
+            sys.stderr.write(dev_banner(endpoints[0][1], web, control))
+            sys.stderr.flush()
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

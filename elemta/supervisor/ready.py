@@ -1,6 +1,7 @@
 """Tells whoever started the server that it is ready.
 
-What is not here: systemd's protocol. One JSON line on an inherited descriptor, so that tests and scripts can use port 0.
+What is not here: systemd's protocol. One JSON line on an inherited descriptor, so that tests and scripts can use
+port 0.
 """
 
 import os

@@ -11,8 +11,8 @@ from elemta.delivery.base import Transport
 from elemta.delivery.discard import DiscardTransport
 from elemta.delivery.hops import HopFinder
 from elemta.delivery.inbox import InboxStore, InboxTransport
-from elemta.delivery.local import RecipientList
 from elemta.delivery.lmtp import lmtp_transport, tcp_hops, unix_hops
+from elemta.delivery.local import RecipientList
 from elemta.delivery.maildir import MaildirTransport
 from elemta.delivery.mx import MxFinder, Ourselves
 from elemta.delivery.pool import ConnectionPool
@@ -69,7 +69,7 @@ def make_transport(route: Route, bench: Workbench) -> Transport:
                 log=bench.log,
             )
         case TransportName.INBOX:
-            return InboxTransport(bench.inbox, bench.runtime.clock)
+            return InboxTransport(bench.inbox, bench.runtime.clock, log=bench.log)
         case TransportName.DISCARD:
             return DiscardTransport()
 

@@ -1,1 +1,1 @@
-"""Fixtures for plugin authors and our own tests."""
+"""What tests of mail need, ours as well as those of plugin authors."""

@@ -131,9 +131,9 @@ def nothing_unasked(scenario: Scenario, record: Record) -> Iterator[str]:
     for one in record.submitted:
         if one.answer is Answer.INCOMPLETE and _mails_of(record, one.tag):
             yield f"{one.tag} never came whole, and is in the queue"
-        if one.answer is Answer.REFUSED and any(k.tag == one.tag and k.sender for k in record.kept):
-            if not _may_have_slipped_in(record, one):
-                yield f"{one.tag} was refused with {one.reply!r}, and delivered"
+        came = any(kept.tag == one.tag and kept.sender for kept in record.kept)
+        if one.answer is Answer.REFUSED and came and not _may_have_slipped_in(record, one):
+            yield f"{one.tag} was refused with {one.reply!r}, and delivered"
     answers = {one.tag: one for one in record.submitted}
     for kept in record.kept:
         if kept.sender and kept.recipient not in answers[kept.tag].recipients:

@@ -57,7 +57,17 @@ class ServerProcess:
         read_end, write_end = os.pipe()
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "elemta", "run", "-c", self._config_path, "--ready-fd", str(write_end), *options],
+                [
+                    sys.executable,
+                    "-m",
+                    "elemta",
+                    "run",
+                    "-c",
+                    self._config_path,
+                    "--ready-fd",
+                    str(write_end),
+                    *options,
+                ],
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ import trio
 
 from elemta.delivery.base import Job
 from elemta.mail.address import Address
-from elemta.mail.envelope import Envelope, Recipient
+from elemta.mail.envelope import Envelope, Priority, Recipient
 from elemta.mail.outcome import Delivered, Outcome
 from elemta.mail.reply import Reply
 from elemta.observe.log import make_logger
@@ -47,6 +47,9 @@ class NullDelivery:
 
     def destination(self, address: Address) -> str:
         return address.domain
+
+    def priority_for(self, address: Address) -> Priority | None:
+        return None
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:
         await job.content.read(0, job.content.size)

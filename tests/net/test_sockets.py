@@ -163,7 +163,7 @@ def test_addresses(text: str, parts: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "25", "::1:25", "host:", "host:x", "host:70000", "host:٢٥"])
 def test_what_is_no_address_says_why(text: str) -> None:
-    with pytest.raises(ValueError, match="port|brackets"):
+    with pytest.raises(ValueError, match=r"port|brackets"):
         split_address(text)
 
 

@@ -82,6 +82,8 @@ class ScriptedDelivery:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.scripts: dict[str, list[Answer]] = {}
+        #: What the routes say, by domain.
+        self.priorities: dict[str, Priority] = {}
         self.calls: list[Call] = []
         self.received: list[tuple[str, str, bytes]] = []
         self.running = 0
@@ -94,13 +96,16 @@ class ScriptedDelivery:
     def destination(self, address: Address) -> str:
         return address.domain
 
+    def priority_for(self, address: Address) -> Priority | None:
+        return self.priorities.get(address.domain)
+
     def times(self, queue_id: str | None = None) -> list[float]:
         """When deliveries were asked for, rounded to milliseconds."""
         return [round(call.at, 3) for call in self.calls if queue_id in (None, call.id)]
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:
-        destination = job.envelope.recipients[0].address.domain
         to = tuple(str(recipient.address) for recipient in job.envelope.recipients)
+        destination = job.envelope.recipients[0].address.domain if to else ""
         self.calls.append(Call(trio.current_time(), job.id, to, job))
         self.running += 1
         running = self._running[destination] = self._running.get(destination, 0) + 1
