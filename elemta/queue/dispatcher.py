@@ -265,14 +265,21 @@ class Dispatcher:
 
     def _give(self, due: Due) -> None:
         self._in_hand.add(due.mail.id)
-        if self._idle:
-            self._idle -= 1
-            self._to_idle.send_nowait(due)
+        if not self._idle:
+            assert self._nursery is not None
+            worker = Worker(self._shop, self, self._token)
+            self._workers.append(worker)
+            self._nursery.start_soon(worker.run, due)
             return
-        assert self._nursery is not None
-        worker = Worker(self._shop, self, self._token)
-        self._workers.append(worker)
-        self._nursery.start_soon(worker.run, due)
+        try:
+            self._to_idle.send_nowait(due)
+            self._idle -= 1
+        except trio.WouldBlock:
+            # The waiting workers were cancelled a moment ago: this is the end, and the mail is for the next start.
+            self._draining = True
+            self._in_hand.discard(due.mail.id)
+            self._load.give_back(due.mail.destination)
+            self._agenda.insist(due)
 
     async def _watch_attempts(self) -> None:
         """End attempts that overrun: one task for all."""

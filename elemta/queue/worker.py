@@ -256,8 +256,6 @@ class Worker:
         elif self._opened:
             await self._settle(due, self._deferred(due.mail, _INTERRUPTED))
         else:
-            if self._begin is not None:
-                self._begin.leave()
             free = evolve(due.mail, owner="", attempting_since=None)
             self._shop.spool.post(Settle(due.mail.id, self._shop.options.node, self._token, free))
 

@@ -63,6 +63,16 @@ def test_a_destination_that_has_its_share_keeps_nobody_else_waiting() -> None:
     assert order(agenda) == [mail(2).id]
 
 
+def test_a_full_load_loses_nobody_s_turn() -> None:
+    agenda, load = agenda_for(max_workers=3)
+    for number, destination in enumerate(("a.example", "b.example", "c.example", "d.example")):
+        add(agenda, mail(number, destination))
+    assert order(agenda) == [mail(0).id, mail(1).id, mail(2).id]
+    load.give_back("a.example")
+    agenda.announce("a.example")
+    assert order(agenda) == [mail(3).id]
+
+
 def test_each_priority_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAILS_PER_PRIORITY == 10_000
     monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 2)

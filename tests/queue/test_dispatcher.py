@@ -14,7 +14,7 @@ from elemta.queue import dispatcher as dispatcher_module
 from elemta.queue.dispatcher import AWAY_SECONDS, CLAIM_MAILS, LANE_FULL_MAILS, LOOK_SECONDS
 from elemta.queue.priority import STARVING_AFTER_SECONDS
 from elemta.queue.schedule import RetryPolicy
-from elemta.storage.base import CommitUnknown, Insert, StoreUnavailable
+from elemta.storage.base import CommitUnknown, Filter, Insert, Order, StoreUnavailable, Verb
 from elemta.storage.records import QueueState
 from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, World, insert, mail
 
@@ -121,7 +121,7 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
 ) -> None:
     keep_small(monkeypatch, 20)
     world = World(max_workers=2)
-    world.delivery.seconds = 1
+    world.delivery.seconds = 0.1
     async with world.running():
         ids = []
         for number in range(200):
@@ -129,7 +129,7 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
             await trio.sleep(0.001)
             assert world.service._dispatcher.waiting <= 20
         for _ in range(200):
-            await trio.sleep(1)
+            await trio.sleep(0.1)
             assert world.service._dispatcher.waiting <= 20 + 2
             assert world.delivery.running <= 2
         await trio.sleep(20)
@@ -139,9 +139,9 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
         # Nobody is overtaken: newer mail for a destination that has mail in the store goes there as well.
         assert [call.id for call in world.delivery.calls] == ids
         assert 150 <= world.store.claimed <= 200
-    # The delivery never ran dry: one second each, `share` at a time.
+    # The delivery never ran dry: a tenth of a second each, `share` at a time.
     width = 1 if destinations == 1 else 2
-    assert world.delivery.times()[-1] <= 200 / width + 5
+    assert world.delivery.times()[-1] <= 200 * 0.1 / width + 5
 
 
 async def test_a_flood_to_one_destination_leaves_room_for_others(
@@ -161,6 +161,99 @@ async def test_a_flood_to_one_destination_leaves_room_for_others(
         # While the flood's lane is full, it is left out of the claims.
         assert world.store.claimed == claimed
         assert {"flood.example"} in [set(claim.exclude) for claim in world.store.claims]
+
+
+async def test_newer_mail_never_overtakes_what_waits_in_the_store(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    keep_small(monkeypatch, 8)
+    world = World(max_workers=2)
+    world.delivery.seconds = 1
+    async with world.running():
+        ids = [await world.submit("b@dest.example") for _ in range(20)]
+        for _ in range(40):
+            await trio.sleep(0.9)
+            ids.append(await world.submit("b@dest.example"))
+        await trio.sleep(100)
+    order = [call.id for call in world.delivery.calls]
+    assert sorted(order[:20]) == sorted(ids[:20])
+    assert order[20:] == ids[20:]
+
+
+async def owners(world: World) -> list[str]:
+    """Who got the mails that were submitted, in order."""
+    return [change.mail.owner for batch in world.store.changes() for change in batch if isinstance(change, Insert)]
+
+
+async def test_once_nothing_waits_in_the_store_new_mail_goes_directly_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    keep_small(monkeypatch, 8)
+    world = World(max_workers=4)
+    async with world.running():
+        async with world.service._dispatcher.holding_claims():
+            world.delivery.seconds = 1
+            for _ in range(20):
+                await world.submit("b@dest.example")
+            assert (await owners(world))[-1] == ""
+            deleted = await world.store.apply(Order(Verb.DELETE, Filter(), EPOCH, 100))
+            assert deleted.changed
+        await trio.sleep(LOOK_SECONDS * 2)
+        await world.submit("b@dest.example")
+        assert (await owners(world))[-1] == "one"
+
+
+async def test_a_destination_that_has_caught_up_goes_directly_though_another_has_not(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    keep_small(monkeypatch, 8)
+    world = World(max_workers=4)
+
+    async def slow(job: Job) -> Sequence[Outcome]:
+        await trio.sleep(1000)
+        return [TAKEN]
+
+    async def soon(job: Job) -> Sequence[Outcome]:
+        await trio.sleep(1)
+        return [TAKEN]
+
+    world.delivery.script("slow.example", slow)
+    world.delivery.script("soon.example", soon)
+    async with world.running():
+        for destination in ("slow.example", "soon.example"):
+            for _ in range(20):
+                await world.submit(f"b@{destination}")
+            assert (await owners(world))[-1] == ""
+        await trio.sleep(60)
+        assert len(world.store.claims[-1].exclude) == 1
+        await world.submit("b@soon.example")
+        assert (await owners(world))[-1] == "one"
+        await world.submit("b@slow.example")
+        assert (await owners(world))[-1] == ""
+
+
+async def test_a_backlog_without_room_is_no_reason_to_look_after_each_attempt(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    keep_small(monkeypatch, 8)
+    world = World(max_workers=4)
+
+    async def slow(job: Job) -> Sequence[Outcome]:
+        await trio.sleep(1000)
+        return [TAKEN]
+
+    world.delivery.script("slow.example", slow)
+    world.delivery.script("busy.example", BUSY)
+    async with world.running():
+        for _ in range(20):
+            await world.submit("b@slow.example")
+        await trio.sleep(0.05)
+        looks = len(world.store.claims)
+        for _ in range(100):
+            await world.submit("b@busy.example")
+            await trio.sleep(0.1)
+        # Ten seconds, a look each.
+        assert len(world.store.claims) - looks <= 12
 
 
 async def test_a_critical_mail_finds_room_in_a_full_house(
@@ -290,14 +383,15 @@ async def test_nothing_is_claimed_while_a_batch_is_in_doubt(autojump_clock: Cloc
     store = world.store
     unknown = CommitUnknown("?")
     async with world.running():
-        await trio.sleep(1)
-        store.batches.clear()
-        store.faults = [store.takes(0), store.takes(0), store.fails(unknown, landed=True), store.fails(unknown)]
+        store.faults = [store.takes(0), store.takes(0), store.fails(unknown, landed=True), *[store.fails(unknown)] * 5]
         queue_id = await world.submit("b@dest.example")
-        await store.commit([])
+        await trio.sleep(1)
+        assert world.service._spool.in_doubt
+        world.service._dispatcher.note_due(EPOCH)
         await trio.sleep(100)
         assert len(await store.attempts(queue_id)) == 2
     assert len(world.delivery.received) == 1
+    assert world.delivery.times()[1] > 3.1
 
 
 # ---- the end ----

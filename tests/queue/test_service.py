@@ -5,6 +5,7 @@ import trio
 import trio.testing
 from attrs import evolve
 
+from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
 from elemta.queue.submission import SubmissionTimeout
 from elemta.queue.upkeep import UPKEEP_SECONDS
@@ -65,6 +66,17 @@ async def test_a_mail_for_several_destinations_is_one_commit(world: World, autoj
     assert sorted(to for _, to, _ in world.delivery.received) == sorted(to)
     assert {content for _, _, content in world.delivery.received} == {CONTENT}
     assert {event.get("origin_id", event["id"]) for event in world.events("delivery.outcome")} == {queue_id}
+
+
+async def test_a_route_s_priority_counts_for_its_part_where_the_mail_says_nothing(
+    world: World, autojump_clock: Clock
+) -> None:
+    world.delivery.priorities = {"low.example": Priority.LOW}
+    async with world.running():
+        await world.submit("b@low.example", "b@plain.example")
+        await world.submit("b@low.example", priority=Priority.HIGH)
+    first, second = ([c.mail.priority for c in batch if isinstance(c, Insert)] for batch in world.store.changes()[:2])
+    assert first + second == [Priority.LOW, Priority.NORMAL, Priority.HIGH]
 
 
 async def test_staged_content_is_delivered(world: World, autojump_clock: Clock) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import LogCapture
 
 from elemta.observe.metrics import Metrics
 from elemta.queue import spool as spool_module
-from elemta.queue.spool import ENDING_SECONDS, FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, Spool
+from elemta.queue.spool import ENDING_SECONDS, FIRST_PAUSE_SECONDS, GATHERING_ROUNDS, LAST_PAUSE_SECONDS, Spool
 from elemta.queue.submission import SubmissionTimeout
 from elemta.storage.base import (
     Begin,
@@ -114,12 +114,19 @@ async def test_what_comes_during_a_commit_is_the_next_batch_in_order(bench: Benc
 
 
 async def test_sessions_that_are_ready_together_share_the_first_batch(bench: Bench) -> None:
+    async def session(number: int) -> None:
+        # Woken by the same octets of the network, sessions are not equally far from their insert.
+        for _ in range(number % (GATHERING_ROUNDS + 1)):
+            await trio.lowlevel.checkpoint()
+        await bench.insert(insert(number))
+
     async with bench.running() as nursery:
         await settle_down()
-        for number in range(10):
-            nursery.start_soon(bench.insert, insert(number))
+        for number in range(12):
+            nursery.start_soon(session, number)
         await settle_down()
-    assert [len(batch) for batch in bench.store.changes()] == [10]
+    assert GATHERING_ROUNDS == 2
+    assert [len(batch) for batch in bench.store.changes()] == [12]
 
 
 async def test_each_gets_its_own_result(bench: Bench) -> None:
@@ -459,6 +466,18 @@ async def test_a_defect_of_the_store_harms_one_ticket_alone(bench: Bench) -> Non
 
 
 # ---- the end ----
+
+
+async def test_a_commit_is_never_cancelled(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    bench.store.faults = [bench.store.takes(3)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bench.spool.run)
+        ticket = bench.spool.post(insert(0))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == 3
+    assert await ticket.wait() == [Result.APPLIED]
+    assert len(bench.store.batches) == 1
 
 
 async def cancelled(bench: Bench) -> None:

@@ -191,6 +191,18 @@ async def test_a_report_is_written_though_the_content_cannot_be_read(world: Worl
     assert len(reports(world)) == 1
 
 
+async def test_a_delay_is_reported_once_to_who_asked(autojump_clock: Clock) -> None:
+    world = World(retry=RetryPolicy((3 * 3600.0,), 5))
+    world.delivery.script("dest.example", BUSY)
+    async with world.running():
+        await world.submit("b@dest.example", notify=Notify.DELAY | Notify.FAILURE)
+        await trio.sleep(14 * 3600)
+        delayed = reports(world)
+        assert [report.received_at for report in delayed] == [pytest.approx(EPOCH + 6 * 3600)]
+        await trio.sleep(3600 * 24)
+        assert len(reports(world)) == 2
+
+
 async def test_an_uncertain_attempt_is_recorded_so_and_tried_again(world: World, autojump_clock: Clock) -> None:
     world.delivery.script("dest.example", LOST, TAKEN)
     async with world.running():
@@ -317,6 +329,21 @@ async def test_an_attempt_has_a_deadline(autojump_clock: Clock, past_the_gate: b
     assert world.delivery.times(queue_id) == [0, 1860]
 
 
+async def test_a_delivery_that_ends_as_its_deadline_comes_is_settled_once(autojump_clock: Clock) -> None:
+    """Whichever of the two tasks the scheduler wakes first."""
+    world = World(attempt_seconds=10.0)
+    world.delivery.seconds = 10
+    async with world.running():
+        ids = [await world.submit(f"b@{number}.example") for number in range(40)]
+        await trio.sleep(10 + 1)
+        settles = [change.id for batch in world.store.changes() for change in batch if isinstance(change, Settle)]
+        assert sorted(settles) == sorted(ids)
+        world.delivery.seconds = 1
+        await trio.sleep(1000)
+        assert sum((await world.service.counts()).values()) == 0
+    assert world.events("queue.settled_elsewhere") == []
+
+
 async def test_a_defect_while_it_is_cut_does_not_end_the_server(autojump_clock: Clock) -> None:
     world = World(attempt_seconds=10.0)
 
@@ -377,7 +404,7 @@ async def test_a_mail_made_due_again_while_its_begin_waits_is_tried_once(autojum
         await world.submit("b@dest.example")
         await trio.sleep(1000)
         assert sum((await world.service.counts()).values()) == 0
-    assert len(world.delivery.received) == 1
+    assert len(world.delivery.calls) == len(world.delivery.received) == 1
 
 
 async def test_what_another_node_took_over_is_left_to_it(world: World, autojump_clock: Clock) -> None:
@@ -544,6 +571,7 @@ async def test_an_attempt_cut_while_it_is_settled_lands(world: World, autojump_c
         assert len(world.store.batches) == 3
     assert await world.store.get(queue_id) is None
     assert len(await world.store.attempts(queue_id)) == 1
+    assert len(world.store.batches) == 3
 
 
 async def test_an_outcome_known_at_the_end_is_kept(world: World, autojump_clock: Clock) -> None:
@@ -574,6 +602,7 @@ async def test_a_released_mail_with_nobody_pending_is_not_sent(world: World, aut
         await trio.sleep(10)
         assert await world.store.get(mail(1).id) is None
     assert world.delivery.calls == []
+    assert world.events("delivery.defect") == []
 
 
 async def test_retries_stop_with_the_queue_time(autojump_clock: Clock) -> None:
