@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from elemta.delivery.session import PoolKey, Session
+from elemta.delivery.session import QUIT_SECONDS, PoolKey, Session
 
 #: Idle connections in all: each holds a descriptor here and a process on many hosts.
 MAX_IDLE_CONNECTIONS: Final = 500
@@ -96,7 +96,9 @@ class ConnectionPool:
                         self._remove(session)
                         goodbyes.start_soon(_say_goodbye, session)
         finally:
-            await self.close_all()
+            # Each goodbye bounds itself by `QUIT_SECONDS`, and all are said at once.
+            with trio.move_on_after(QUIT_SECONDS + 1.0, shield=True):
+                await self.close_all()
 
     async def close_all(self) -> None:
         """Say goodbye to all at once. What is given later is closed at once."""
@@ -104,10 +106,9 @@ class ConnectionPool:
         sessions = list(self._idle)
         self._idle.clear()
         self._by_key.clear()
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as goodbyes:
-                for session in sessions:
-                    goodbyes.start_soon(session.quit)
+        async with trio.open_nursery() as goodbyes:
+            for session in sessions:
+                goodbyes.start_soon(session.quit)
 
     async def _wait_for_expiry(self) -> None:
         if not self._idle:
