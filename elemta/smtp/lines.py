@@ -30,12 +30,13 @@ class LineFault(enum.Enum):
 class LineBuffer:
     """Bytes in, lines out.
 
-    `limit` is octets of a line with its CRLF.
+    `limit` is octets of a line with its CRLF. With `normalize` a bare LF ends a line, too.
     """
 
-    __slots__ = ("_data", "_discarded", "_scanned", "_start")
+    __slots__ = ("_data", "_discarded", "_normalize", "_scanned", "_start")
 
-    def __init__(self) -> None:
+    def __init__(self, *, normalize: bool = False) -> None:
+        self._normalize = normalize
         self._data = b""
         self._start = 0
         #: Octets from `_start` that are known to hold no LF.
@@ -70,13 +71,8 @@ class LineBuffer:
         self._start = end + 1
         self._scanned = 0
         if end == start or data[end - 1] != _CR:
-            return LineFault.BARE_NEWLINE
+            return data[start:end] if self._normalize else LineFault.BARE_NEWLINE
         return data[start : end - 1]
-
-    def take_bare_line(self) -> bytes:
-        """The line that `take_line` just called a `BARE_NEWLINE`."""
-        end = self._start - 1
-        return self._data[self._data.rfind(b"\n", 0, end) + 1 : end]
 
     def peek(self, octets: int) -> bytes:
         """The first octets, as far as they are there; they stay."""

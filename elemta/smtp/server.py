@@ -178,9 +178,7 @@ def _read_command(session: Session) -> Event | Need | None:
         limit = MAX_AUTH_OCTETS
     line = lines.take_line(limit)
     if not isinstance(line, bytes):
-        if line is not LineFault.BARE_NEWLINE or not session.options.bare_newlines_normalize:
-            return _without_line(session, line)
-        line = lines.take_bare_line()
+        return _without_line(session, line)
     verb, _, argument = line.partition(b" ")
     known = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper())
     if known is None:

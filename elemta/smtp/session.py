@@ -58,7 +58,7 @@ class Session:
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self.state = State.GREETING
-        self.lines = LineBuffer()
+        self.lines = LineBuffer(normalize=options.bare_newlines_normalize)
         self.out: list[bytes] = []
         #: Something came before the greeting; the client will send no more.
         self.early = self.eof = False
