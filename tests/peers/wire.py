@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from elemta.testing.process import ServerProcess
 
@@ -111,12 +111,13 @@ def queued(server: ServerProcess) -> int:
     return int(_ask(server, "SELECT count(*) FROM mails")[0][0])
 
 
-def attempts(server: ServerProcess) -> list[str]:
-    """The results of every attempt that the queue remembers, oldest first."""
-    return [str(row[0]) for row in _ask(server, "SELECT result FROM attempts ORDER BY number")]
+def attempts(server: ServerProcess, domain: str = "") -> list[str]:
+    """The results of every attempt that the queue remembers, oldest first; of recipients in one domain if asked."""
+    rows = _ask(server, "SELECT result, recipient FROM attempts ORDER BY number")
+    return [str(result) for result, recipient in rows if recipient.endswith(domain)]
 
 
-def _ask(server: ServerProcess, question: str) -> list[tuple[object, ...] | list[int]]:
+def _ask(server: ServerProcess, question: str) -> list[Any]:
     database = sqlite3.connect(f"file:{server.folder / 'queue' / 'queue.db'}?mode=ro", uri=True, timeout=10)
     try:
         return database.execute(question).fetchall()
