@@ -57,12 +57,11 @@ def abridged(reply: Reply) -> Reply:
         return reply
     kept: list[str] = []
     left = MAX_KEPT_CHARACTERS - 1
-    for line in lines:
-        if left < len(line):
-            break
-        kept.append(line)
+    while left >= 0:
+        line = lines[len(kept)]
+        kept.append(line if len(line) <= left else f"{line[:left]}…")
         left -= len(line)
-    return Reply(reply.code, reply.enhanced, (*kept, f"{lines[len(kept)][:left]}…"))
+    return Reply(reply.code, reply.enhanced, tuple(kept))
 
 
 class ReplyReader:
