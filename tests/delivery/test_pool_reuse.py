@@ -204,6 +204,35 @@ async def test_the_reaper_says_goodbye_in_time(autojump_clock: trio.testing.Mock
         nursery.cancel_scope.cancel()
 
 
+async def test_the_reaper_leaves_those_whose_time_has_not_come(autojump_clock: trio.testing.MockClock) -> None:
+    host = Host(delay=1.0)
+    async with trio.open_nursery() as nursery:
+        here = world(nursery, host)
+        await nursery.start(here.pool.run)
+        async with trio.open_nursery() as senders:
+            for _ in range(3):
+                senders.start_soon(send, here)
+                await trio.sleep(2.0)
+        assert here.pool.idle == 3
+        await trio.sleep(IDLE_SECONDS - 3.0)
+        assert 0 < here.pool.idle < 3
+        assert verbs(host).count("QUIT") == 3 - here.pool.idle
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_goodbye_to_somebody_gone_is_no_failure(autojump_clock: trio.testing.MockClock) -> None:
+    host = Host()
+    async with trio.open_nursery() as nursery:
+        here = world(nursery, host)
+        await nursery.start(here.pool.run)
+        await send(here)
+        host.hang_up()
+        await trio.sleep(IDLE_SECONDS + 1.0)
+        assert here.pool.idle == 0
+        assert host.streams[0].aborted
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_pool_closes_everything_when_it_ends(autojump_clock: trio.testing.MockClock) -> None:
     host, rude = Host(), Host(replies={"QUIT": ["hang"]})
     async with trio.open_nursery() as hosts:

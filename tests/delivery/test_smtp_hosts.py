@@ -7,10 +7,13 @@ import pytest
 import trio
 import trio.testing
 
+from elemta.delivery.hops import Hop
 from elemta.delivery.session import SLACK_SECONDS
+from elemta.delivery.smarthost import FixedHops
 from elemta.delivery.smtp import MAX_HOPS
 from elemta.mail.outcome import Deferred, Failed, Outcome
 from elemta.mail.reply import Reply
+from elemta.net.sockets import SystemNetwork
 from tests.delivery.jobs import attempt
 from tests.delivery.scripted import EVERYTHING, Host, hops, world
 
@@ -311,3 +314,26 @@ async def test_a_defect_of_ours_cuts_the_connection_and_is_seen() -> None:
             await here.transport.deliver(attrs.evolve(given.job, gate=broken))
         assert host.streams[0].aborted
         nursery.cancel_scope.cancel()
+
+
+async def test_a_real_reset_is_a_lost_connection() -> None:
+    network = SystemNetwork()
+    (listener,) = await network.listen("127.0.0.1:0", 5)
+    async with trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            while True:
+                stream = await listener.accept()
+                await stream.send_all(b"220 hi\r\n")
+                await stream.receive_some()
+                stream.abort()
+
+        nursery.start_soon(accept)
+        here = world(nursery)
+        here.transport.network = network
+        here.transport.finder = FixedHops(Hop("mx.example.net", listener.local))
+        (outcome,) = await here.transport.deliver(attempt("a@example.net", content=CONTENT).job)
+        assert brief(outcome) == "Deferred 451 4.4.2"
+        assert outcome.reply.text == "connection lost waiting for the reply to EHLO"
+        nursery.cancel_scope.cancel()
+    listener.close()

@@ -186,6 +186,9 @@ async def test_unicode_needs_smtputf8() -> None:
     ascii_only = tuple(each for each in EVERYTHING if each != "SMTPUTF8")
     mixed = attempt("one@example.net", "zwölf@example.net", content=CONTENT)
     assert brief(await deliver(mixed, Host(extensions=ascii_only))) == [OK, "Failed 553 5.6.7"]
+    only = Host(extensions=ascii_only)
+    assert brief(await deliver(attempt("zwölf@example.net", content=CONTENT), only)) == ["Failed 553 5.6.7"]
+    assert not any(command.startswith("MAIL") for command in only.commands)
     sender = attempt("one@example.net", content=CONTENT, sender="zwölf@example.org")
     assert brief(await deliver(sender, Host(extensions=ascii_only))) == ["Failed 553 5.6.7"]
     able = Host()
@@ -282,6 +285,40 @@ async def test_more_than_a_hundred_recipients_take_several_transactions() -> Non
     assert [len(mail.commands) - 2 for mail in host.mails] == [100, 100, 50]
     assert given.gate.asked == 1
     assert host.sessions == 1
+
+
+async def test_a_gate_that_closes_late_stops_what_nobody_got_yet() -> None:
+    """The first hundred are refused before the gate is asked, the next would get the mail."""
+    host = Host(replies={"RCPT": ["550 5.1.1 no"] * 100 + ["250 ok"]})
+    given = attempt(*(f"r{number}@example.net" for number in range(150)), content=CONTENT, opens=False)
+    async with trio.open_nursery() as nursery:
+        here = world(nursery, host)
+        with pytest.raises(AttemptStopped):
+            await here.transport.deliver(given.job)
+        nursery.cancel_scope.cancel()
+    assert host.mails == []
+
+
+async def test_a_defect_in_a_later_transaction_hides_no_delivery() -> None:
+    class Vanishing:
+        """Content that is gone when it is read again."""
+
+        size = 3
+        eight_bit = False
+        reads = 0
+
+        async def read(self, offset: int, limit: int) -> bytes:
+            self.reads += 1
+            if self.reads > 1:
+                raise FileNotFoundError("the content is gone")
+            return b"x\r\n"
+
+    host = Host()
+    given = attempt(*(f"r{number}@example.net" for number in range(150)), content=b"")
+    outcomes = await deliver(attrs.evolve(given, job=attrs.evolve(given.job, content=Vanishing())), host)
+    assert brief(outcomes) == [OK] * 100 + [LATER] * 50
+    assert len(host.mails) == 1
+    assert host.streams[0].aborted
 
 
 async def test_hosts_that_failed_are_not_asked_for_the_next_hundred() -> None:

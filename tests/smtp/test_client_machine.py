@@ -238,6 +238,93 @@ def test_a_reply_that_came_before_its_command_was_sent_is_none() -> None:
     assert brief(machine.conclude(LOST)) == [None, None]
 
 
+def test_a_refused_helo_ends_the_session() -> None:
+    machine = ClientMachine("client.example.org")
+    drain(machine, GREETING)
+    drain(machine, b"500 what\r\n")
+    (event,), _ = drain(machine, b"550 5.7.1 go away\r\n")
+    assert event == Ended(Reply(550, "5.7.1", "go away"), Awaited.HELO)
+
+
+@pytest.mark.parametrize(
+    ("hello", "replies", "outcomes", "refused"),
+    [
+        (PIPELINING, [b"550 a\r\n", b"503 b\r\n503 b\r\n", b"503 c\r\n"], ["Failed 550"] * 2, None),
+        (PLAIN, [b"550 a\r\n"], ["Failed 550"] * 2, None),
+        (PIPELINING, [b"452 a\r\n", b"503 b\r\n503 b\r\n", b"503 c\r\n"], ["Deferred 452"] * 2, 452),
+        (PLAIN, [b"452 a\r\n"], ["Deferred 452"] * 2, 452),
+        (PIPELINING, [b"250 a\r\n", b"550 b\r\n450 b\r\n", b"503 c\r\n"], ["Failed 550", "Deferred 450"], None),
+        (PLAIN, [b"250 a\r\n", b"550 b\r\n", b"450 b\r\n"], ["Failed 550", "Deferred 450"], None),
+        (PIPELINING, [b"250 a\r\n", b"250 b\r\n450 b\r\n", b"554 c\r\n"], ["Failed 554", "Deferred 450"], None),
+        (PLAIN, [b"250 a\r\n", b"250 b\r\n", b"552 b\r\n", b"451 c\r\n"], ["Deferred 451", "Deferred 552"], None),
+    ],
+)
+def test_a_transaction_that_ends_before_the_content(
+    hello: bytes, replies: list[bytes], outcomes: list[str], refused: int | None
+) -> None:
+    machine = opened(hello)
+    machine.begin(transaction())
+    drain(machine)
+    *before, last = [drain(machine, reply)[0] for reply in replies]
+    assert not any(before)
+    (settled,) = last
+    assert isinstance(settled, Settled)
+    assert brief(settled.outcomes) == outcomes
+    assert (settled.refused_mail and settled.refused_mail.code) == refused
+    machine.begin(transaction())
+    left_open = replies[0].startswith(b"250")
+    assert drain(machine)[1].startswith(b"RSET\r\n") == left_open
+    events, out = drain(machine, b"250 again\r\n")
+    assert events == []
+    if hello is PLAIN:
+        assert out == (b"MAIL FROM:<s@example.org>\r\n" if left_open else b"RCPT TO:<r0@example.net>\r\n")
+
+
+def test_a_refused_rset_ends_the_session() -> None:
+    machine = opened()
+    machine.begin(transaction())
+    drain(machine)
+    drain(machine, b"250 a\r\n550 b\r\n550 b\r\n503 c\r\n")
+    machine.begin(transaction())
+    drain(machine)
+    with pytest.raises(RemoteProtocolError):
+        drain(machine, b"502 no RSET here\r\n")
+    assert brief(machine.conclude(LOST)) == [None, None]
+
+
+@pytest.mark.parametrize("replies", [b"354 a\r\n", b"250 a\r\n354 b\r\n", b"250 a\r\n250 b\r\n250 b\r\n250 c\r\n"])
+def test_answers_out_of_place_end_the_session(replies: bytes) -> None:
+    machine = opened()
+    machine.begin(transaction())
+    drain(machine)
+    with pytest.raises(RemoteProtocolError):
+        drain(machine, replies)
+
+
+def test_a_dot_alone_ends_a_mail_for_nobody() -> None:
+    machine = opened()
+    machine.begin(transaction())
+    drain(machine)
+    assert drain(machine, b"250 a\r\n550 b\r\n550 b\r\n354 c\r\n") == ([], b".\r\n")
+    assert machine.awaited is Awaited.EMPTY
+    (settled,), _ = drain(machine, b"250 taken\r\n")
+    assert isinstance(settled, Settled)
+    assert brief(settled.outcomes) == ["Failed 550"] * 2
+
+
+@pytest.mark.parametrize(("refusal", "outcome"), [(b"550 a\r\n", "Failed 550"), (b"452 a\r\n", None)])
+def test_a_354_after_a_refused_mail_ends_the_session(refusal: bytes, outcome: str | None) -> None:
+    machine = opened()
+    machine.begin(transaction())
+    drain(machine)
+    (event,), out = drain(machine, refusal + b"250 b\r\n250 b\r\n354 c\r\n")
+    assert isinstance(event, Ended)
+    assert event.reply is not None
+    assert event.reply.code == int(refusal[:3])
+    assert out == b""
+    assert brief(machine.conclude(LOST)) == [outcome] * 2
+
+
 def test_lmtp_takes_a_reply_a_recipient() -> None:
     machine = ClientMachine("client.example.org", lmtp=True)
     assert drain(machine, GREETING) == ([], b"LHLO client.example.org\r\n")
