@@ -66,9 +66,10 @@ _UNFIT = re.compile("[\x80-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udf
 # names pass, but nothing that means something in a Received field (RFC 5322 §3.2.3 specials but for ".", ":").
 _HELLO_NAME = re.compile(rb"[A-Za-z0-9._:/+#%~=-]{1,255}")
 _HELLO_LITERAL = re.compile(rb"\[([A-Za-z0-9.:%_-]{1,100})\]")
-# xtext = *( xchar / hexchar ); xchar = %d33-42 / %d44-60 / %d62-126; hexchar = "+" 2(%x30-39 / %x41-46): RFC 3461 §4
-_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
-_HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+# xtext = *( xchar / hexchar ); xchar = %d33-42 / %d44-60 / %d62-126; hexchar = "+" 2(%x30-39 / %x41-46): RFC 3461 §4.
+# RFC 4954 §8 takes lower-case digits, too; so do we, everywhere.
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*+")
+_HEXCHAR = re.compile(r"\+([0-9A-Fa-f]{2})")
 #: What a decoded xtext may hold: it goes into reports and logs.
 _PRINTABLE = re.compile(r"[ -~]*+")
 

@@ -9,10 +9,11 @@ import enum
 from typing import Final
 
 #: RFC 5321 §4.5.3.1.4 gives a command line 512 octets with its CRLF, to which extensions add for MAIL: RFC 1870 §3 26,
-#: RFC 6152 §2 17, RFC 6531 §3.1 10, RFC 4954 §3 500, RFC 6710 §4 15, RFC 8689 §2 11, RFC 3461 §4.3 and §4.4 9 and 107;
-#: for RCPT: RFC 3461 §4.1 28, §4.2 507. The larger sum is 1207. Twice the next power of two leaves room for spaces.
+#: RFC 6152 §2 17, RFC 6531 §3.1 10, RFC 4954 §3 500, RFC 6710 §3 15, RFC 8689 §3 11, RFC 3461 §4.3 and §4.4 9 and 107;
+#: for RCPT: RFC 3461 §4.1 29, §4.2 507. The larger sum is 1207; the next power of two leaves room for spaces.
 MAX_COMMAND_OCTETS: Final = 2048
-#: RFC 4954 §4: of a line in an AUTH exchange with its CRLF, and of the AUTH command itself.
+#: RFC 4954 §4: of a line in an AUTH exchange with its CRLF. The AUTH command itself should keep to the limit of other
+#: commands, but clients with long tokens do not.
 MAX_AUTH_OCTETS: Final = 12_288
 #: After so much of one line, nobody believes in its end any more.
 MAX_DISCARDED_OCTETS: Final = 1024 * 1024

@@ -24,7 +24,7 @@ MAX_ORCPT_CHARACTERS: Final = 500
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\U0010ffff]+))?")
 # size-value ::= 1*20DIGIT, RFC 1870 §3
 _SIZE = re.compile(r"[0-9]{1,20}")
-# priority-value = (["-"] NZDIGIT) / "0", RFC 6710 §4.1
+# priority-value = (["-"] NZDIGIT) / "0", RFC 6710 §3
 _PRIORITY = re.compile(r"-?[1-9]|0")
 # addr-type = atom, RFC 3461 §4.2
 _ORCPT = re.compile(r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+);(.*)", re.DOTALL)

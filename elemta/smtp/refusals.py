@@ -93,6 +93,8 @@ CONTENT_REFUSALS: Final[Mapping[Fault, Reply]] = {
 
 # ---- authentication, RFC 4954 §4 and §6 ----------------------------------------------------------
 
-TLS_NEEDED: Final = Reply(538, "5.7.11", "Encryption required, STARTTLS first")
+#: §4: 504 also where encryption is required; 538 is history, §6.
+TLS_NEEDED: Final = Reply(504, "5.5.4", "Offered under TLS only, STARTTLS first")
 UNKNOWN_MECHANISM: Final = Reply(504, "5.5.4", "Mechanism not offered")
+AUTH_LINE_TOO_LONG: Final = Reply(500, "5.5.6", "Authentication exchange line too long")
 BAD_BASE64: Final = Reply(501, "5.5.2", "Cannot decode that, it is no base64")

@@ -16,6 +16,9 @@ from elemta.smtp.parameters import CommandRefused
 from elemta.smtp.session import Reader, Session, Verb, accepts
 from elemta.smtp.states import State
 
+#: RFC 4954 §4: with an initial response these may be followed by other commands at once.
+_ONE_ROUND_TRIP: Final = frozenset({"PLAIN", "EXTERNAL"})
+
 # ---- STARTTLS ------------------------------------------------------------------------------------
 
 
@@ -56,7 +59,8 @@ def auth(session: Session, argument: bytes) -> Event:
     if session.authenticated_user is not None:
         raise CommandRefused(refusals.ALREADY_AUTHENTICATED)
     event = commands.parse_auth(argument, session.options.auth_mechanisms)
-    if session.talks_too_early:
+    one_round_trip = event.initial is not None and event.mechanism in _ONE_ROUND_TRIP
+    if session.talks_too_early and not one_round_trip:
         return session.close_with(refusals.TALKED_TOO_EARLY, "talked too early")
     return session.ask(event, _answer_auth)
 
@@ -86,7 +90,7 @@ def read_auth(session: Session) -> Event | Need | None:
         return session.close_with(refusals.BARE_NEWLINE, "bare newline")
     session.state = State.READY
     if isinstance(line, LineFault):
-        return session.refuse(b"AUTH", refusals.LINE_TOO_LONG)
+        return session.refuse(b"AUTH", refusals.AUTH_LINE_TOO_LONG)
     if line == b"*":
         return session.ask(AuthResponse(None), _answer_auth)
     try:

@@ -34,7 +34,7 @@ DIFFERENT = {
         "504 5.5.4",
         "RFC 4954 §4: 504 for a mechanism that is not offered; 534 means too weak",
     ),
-    ("auth_not_tls", "503 5.7.10"): ("538 5.7.11", "RFC 4954 §6: 538 where encryption is required"),
+    ("auth_not_tls", "503 5.7.10"): ("504 5.5.4", "RFC 4954 §4: 504 where encryption is required"),
     ("auth_too_many_failures", "421 4.5.0"): ("421 4.7.0", "RFC 3463 §3.8: a matter of policy, not of the protocol"),
     ("bad_data", "554 5.6.0"): (
         "250 2.6.0",
