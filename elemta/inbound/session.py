@@ -43,6 +43,8 @@ from elemta.storage.records import Origin
 FAREWELL_SECONDS = 5.0
 #: Seconds before a slow client's average rate counts: the first round trips may be slow on their own.
 RATE_GRACE_SECONDS = 30.0
+#: Seconds by which a client's deadline may come early: far less than any deadline that RFC 5321 §4.5.3.2 knows.
+DEADLINE_SLACK_SECONDS = 0.5
 #: Seconds beyond the store's own deadline before the session gives up waiting for it.
 COMMIT_MARGIN_SECONDS = 10.0
 
@@ -184,8 +186,7 @@ class Session:
         if self._draining and not self._smtp.in_transaction:
             self._smtp.close_with(SHUTTING_DOWN, "shutdown")
             return
-        now = trio.current_time()
-        self._scope.deadline = self._deadline(now)
+        self._move_deadline()
         if self._waiting is not _Waiting.CONTENT:
             self._waiting = _Waiting.COMMAND
         await self._send()
@@ -193,6 +194,12 @@ class Session:
         if self._waiting is not _Waiting.CONTENT:
             self._waiting = _Waiting.ANSWER
         self._smtp.receive_data(data)
+
+    def _move_deadline(self) -> None:
+        """Give the client its time. A deadline that is nearly right stays: moving it costs more than parsing a command."""
+        due = self._deadline(trio.current_time())
+        if not 0 <= due - self._scope.deadline <= DEADLINE_SLACK_SECONDS:
+            self._scope.deadline = due
 
     def _deadline(self, now: float) -> float:
         timeouts = self._services.options.timeouts
@@ -278,17 +285,19 @@ class Session:
         self._content_octets += len(data)
         transaction = self._transaction
         if transaction is not None and not transaction.content.add_in_memory(data):
-            self._scope.deadline = trio.current_time() + self._commit_seconds()
+            self._wait_for_store()
             await transaction.add(data)
 
-    def _commit_seconds(self) -> float:
-        return self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
+    def _wait_for_store(self) -> None:
+        """Keep the client's deadline from ending a wait that is the store's, which has a deadline of its own."""
+        seconds = self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
+        self._scope.deadline = max(self._scope.deadline, trio.current_time() + seconds)
 
     async def _content_end(self, event: ContentEnd) -> None:
         transaction = self._transaction
         assert transaction is not None
         self._waiting = _Waiting.ANSWER
-        self._scope.deadline = trio.current_time() + self._commit_seconds()
+        self._wait_for_store()
         reply = await transaction.submit(event, self._listener, trusted=self._trusted)
         self._finish(reply)
         if reply.code == 250:
