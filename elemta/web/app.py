@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
-from elemta.web.base import Health, QueueAdmin
+from elemta.web.base import PREFIX, Health, QueueAdmin
 from elemta.web.control import Control
 from elemta.web.door import Door, HostRule
 from elemta.web.health import HealthPages
@@ -21,9 +21,6 @@ from elemta.web.inbox import InboxPages
 from elemta.web.orders import OrderPages
 from elemta.web.problems import HANDLERS
 from elemta.web.queue import QueuePages
-
-#: Where the operators' pages are; programs name the version that they were written for.
-PREFIX = "/api/ops/v1"
 
 
 def public_app(

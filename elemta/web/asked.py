@@ -61,8 +61,13 @@ def whole(text: str, name: str, *, least: int, most: int) -> int:
 def queue_id(text: str, name: str = "id") -> str:
     """A queue id, or the cursor that is one."""
     if not is_queue_id(text):
-        raise bad_request(f"{name} is no queue id: those are {ID_CHARACTERS} letters and digits")
+        raise bad_id(name)
     return text
+
+
+def bad_id(name: str) -> Problem:
+    """The problem of a text that is no id."""
+    return Problem(400, "bad-id", f"{name} is no queue id: those are {ID_CHARACTERS} letters and digits")
 
 
 async def body(request: Request, *known: str) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from elemta.storage.records import ContentRef, QueuedMail, QueueState
 #: The control socket's name in `queue_dir`.
 CONTROL_NAME = "control.sock"
 
+#: Where the operators' pages are; programs name the version that they were written for.
+PREFIX = "/api/ops/v1"
+
 #: Octets of content read, sent or asked for at once.
 PIECE_OCTETS = 256 * 1024
 

@@ -15,11 +15,11 @@ from elemta.mail.ids import ID_CHARACTERS, TIME_CHARACTERS, is_queue_id
 from elemta.storage.base import Filter
 from elemta.storage.records import ContentRef, QueueState
 from elemta.web.answers import ContentAnswer, JsonAnswer, encode
-from elemta.web.asked import FILTER_NAMES, filter_of, query, queue_id, whole
+from elemta.web.asked import FILTER_NAMES, bad_id, filter_of, query, queue_id, whole
 from elemta.web.base import QueueAdmin
 from elemta.web.control import Control
 from elemta.web.health import readiness
-from elemta.web.problems import Problem, bad_request
+from elemta.web.problems import Problem
 from elemta.web.records import gone_details, mail_details, mail_members, moment
 
 #: Mails on one page, and how many it has when nobody says.
@@ -156,7 +156,7 @@ async def known_id(queue: QueueAdmin, text: str) -> str:
         return text
     if _PART_OF_ID.fullmatch(text):
         raise await no_such_mail(queue, text)
-    raise bad_request(f"this is no queue id: those are {ID_CHARACTERS} letters and digits")
+    raise bad_id("this")
 
 
 async def no_such_mail(queue: QueueAdmin, text: str) -> Problem:

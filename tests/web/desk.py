@@ -5,10 +5,9 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import httpx
 from starlette.types import ASGIApp
 
 from elemta.mail.address import Address
@@ -22,9 +21,12 @@ from elemta.storage.base import Begin, Claim, Filter, Insert, Order, Ordered, Se
 from elemta.storage.inbox import MemoryInbox
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import UNTRIED, ContentRef, QueuedMail, QueueState
-from elemta.web.app import PREFIX, control_app
-from elemta.web.base import Identity
+from elemta.web.app import control_app
+from elemta.web.base import PREFIX, Identity
 from elemta.web.control import Control
+
+if TYPE_CHECKING:
+    import httpx
 
 #: UTC in seconds since 1970: 2027-01-15T08:00:00Z.
 START = 1_800_000_000.0
@@ -170,24 +172,30 @@ class Desk:
 
 
 @asynccontextmanager
-async def asking(app: ASGIApp, base: str = "http://localhost") -> AsyncIterator[httpx.AsyncClient]:
+async def asking(app: ASGIApp, base: str = "http://localhost") -> AsyncIterator["httpx.AsyncClient"]:
     """A client of an application."""
+    import httpx
+
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base) as client:
         yield client
 
 
-def over_tcp(address: str) -> httpx.AsyncClient:
+def over_tcp(address: str) -> "httpx.AsyncClient":
     """A client of a server at `host:port`."""
+    import httpx
+
     return httpx.AsyncClient(base_url=f"http://{address}")
 
 
-def over_unix(path: Path | str) -> httpx.AsyncClient:
+def over_unix(path: Path | str) -> "httpx.AsyncClient":
     """A client of a server at a unix socket."""
+    import httpx
+
     return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://elemta")
 
 
-async def ask(desk: Desk, path: str, method: str = "GET", **options: Any) -> httpx.Response:
+async def ask(desk: Desk, path: str, method: str = "GET", **options: Any) -> "httpx.Response":
     """One request to the operators' pages."""
     async with asking(desk.app, f"http://localhost{PREFIX}") as client:
         return await client.request(method, path, **options)

