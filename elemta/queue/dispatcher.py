@@ -76,7 +76,9 @@ class Dispatcher:
         self._all_idle = trio.Event()
         self._ended = trio.Event()
         self._behind: set[str] = set()
+        #: What the last claim left out, or had little room for, though the store may have it: see `_look_when_low`.
         self._excluded: frozenset[str] = frozenset()
+        self._crowded: frozenset[Priority] = frozenset()
         self._next_due = inf
         self._looks = Bell()
         self._claiming = trio.Lock()
@@ -296,12 +298,18 @@ class Dispatcher:
     def _pop(self) -> Due | None:
         """The first in line; and where few are left of what the store has more of, a reason to look."""
         due = self._agenda.pop()
-        if due is not None and self._excluded:
-            destination = due.mail.destination
-            if destination in self._excluded and self._agenda.waiting_for(destination) < LANE_LOW_MAILS:
-                self._excluded -= {destination}
-                self._looks.ring()
+        if due is not None and (self._excluded or self._crowded):
+            self._look_when_low(due.mail)
         return due
+
+    def _look_when_low(self, taken: QueuedMail) -> None:
+        destination, priority = taken.destination, taken.priority
+        if destination in self._excluded and self._agenda.waiting_for(destination) < LANE_LOW_MAILS:
+            self._excluded -= {destination}
+            self._looks.ring()
+        elif priority in self._crowded and self._agenda.room(priority) >= CLAIM_MAILS:
+            self._crowded -= {priority}
+            self._looks.ring()
 
     async def _look(self) -> float:
         """Claim what is due and has room; returns the seconds until the next look."""
@@ -348,6 +356,7 @@ class Dispatcher:
         agenda = self._agenda
         self._excluded = frozenset(agenda.longest(LANE_FULL_MAILS))
         rooms = {priority: min(CLAIM_MAILS, agenda.room(priority)) for priority in sorted(Priority, reverse=True)}
+        self._crowded = frozenset(priority for priority, room in rooms.items() if room < CLAIM_MAILS)
         wanted: list[tuple[Priority | None, int]] = [*rooms.items()]
         if min(rooms.values()) > 0:
             wanted = [(None, min(rooms.values()))]

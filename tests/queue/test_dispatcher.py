@@ -121,7 +121,7 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
 ) -> None:
     keep_small(monkeypatch, 20)
     world = World(max_workers=2)
-    world.delivery.seconds = 0.1
+    world.delivery.seconds = 0.05
     async with world.running():
         ids = []
         for number in range(200):
@@ -129,7 +129,7 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
             await trio.sleep(0.001)
             assert world.service._dispatcher.waiting <= 20
         for _ in range(200):
-            await trio.sleep(0.1)
+            await trio.sleep(0.05)
             assert world.service._dispatcher.waiting <= 20 + 2
             assert world.delivery.running <= 2
         await trio.sleep(20)
@@ -139,9 +139,9 @@ async def test_what_has_no_room_waits_in_the_store_and_comes_in_its_turn(
         # Nobody is overtaken: newer mail for a destination that has mail in the store goes there as well.
         assert [call.id for call in world.delivery.calls] == ids
         assert 150 <= world.store.claimed <= 200
-    # The delivery never ran dry: a tenth of a second each, `share` at a time.
+    # The delivery never ran dry: a twentieth of a second each, `share` at a time.
     width = 1 if destinations == 1 else 2
-    assert world.delivery.times()[-1] <= 200 * 0.1 / width + 5
+    assert world.delivery.times()[-1] <= 200 * 0.05 / width + 3
 
 
 async def test_a_flood_to_one_destination_leaves_room_for_others(
@@ -167,17 +167,18 @@ async def test_newer_mail_never_overtakes_what_waits_in_the_store(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
 ) -> None:
     keep_small(monkeypatch, 8)
+    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 40)
     world = World(max_workers=2)
     world.delivery.seconds = 1
     async with world.running():
-        ids = [await world.submit("b@dest.example") for _ in range(20)]
-        for _ in range(40):
-            await trio.sleep(0.9)
+        ids = [await world.submit("b@dest.example") for _ in range(60)]
+        for _ in range(100):
+            await trio.sleep(0.45)
             ids.append(await world.submit("b@dest.example"))
-        await trio.sleep(100)
+        await trio.sleep(200)
     order = [call.id for call in world.delivery.calls]
-    assert sorted(order[:20]) == sorted(ids[:20])
-    assert order[20:] == ids[20:]
+    assert sorted(order[:60]) == sorted(ids[:60])
+    assert order[60:] == ids[60:]
 
 
 async def owners(world: World) -> list[str]:

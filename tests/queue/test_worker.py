@@ -330,15 +330,28 @@ async def test_an_attempt_has_a_deadline(autojump_clock: Clock, past_the_gate: b
 
 
 async def test_a_delivery_that_ends_as_its_deadline_comes_is_settled_once(autojump_clock: Clock) -> None:
-    """Whichever of the two tasks the scheduler wakes first."""
+    """In whichever order the scheduler wakes who has the reply and who watches the deadline."""
     world = World(attempt_seconds=10.0)
-    world.delivery.seconds = 10
-    async with world.running():
-        ids = [await world.submit(f"b@{number}.example") for number in range(40)]
-        await trio.sleep(10 + 1)
+    replies = {f"{number}.example": trio.Event() for number in range(40)}
+
+    async def reply_comes(destination: str) -> None:
+        await trio.sleep(10)
+        replies[destination].set()
+
+    async def waits_for_reply(job: Job) -> Sequence[Outcome]:
+        assert await job.gate()
+        await replies[job.envelope.recipients[0].address.domain].wait()
+        return [TAKEN]
+
+    async with world.running() as nursery:
+        for destination in replies:
+            world.delivery.script(destination, waits_for_reply)
+        ids = [await world.submit(f"b@{destination}") for destination in replies]
+        for destination in replies:
+            nursery.start_soon(reply_comes, destination)
+        await trio.sleep(11)
         settles = [change.id for batch in world.store.changes() for change in batch if isinstance(change, Settle)]
         assert sorted(settles) == sorted(ids)
-        world.delivery.seconds = 1
         await trio.sleep(1000)
         assert sum((await world.service.counts()).values()) == 0
     assert world.events("queue.settled_elsewhere") == []
