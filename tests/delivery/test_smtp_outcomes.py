@@ -81,6 +81,7 @@ async def test_outcomes_name_the_host_and_keep_its_words() -> None:
         ({"RCPT": ["250 ok", "421 4.3.2 closing"]}, [CLOSING] * 3),
         ({"RCPT": ["550 5.1.1 no", "421 4.3.2 closing"]}, [NO, CLOSING, CLOSING]),
         ({"DATA": ["421 4.3.2 closing"]}, [CLOSING] * 3),
+        ({"DATA": ["354 go\r\n250 2.0.0 queued already"]}, ["Deferred 451 4.5.0"] * 3),
         ({"DATA": ["close"]}, ["Deferred 451 4.4.2"] * 3),
     ],
 )  # fmt: skip
