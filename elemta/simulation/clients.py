@@ -24,7 +24,7 @@ _AGAIN_SECONDS = (5.0, 90.0)
 
 @frozen
 class MailScript:
-    """A mail to send. `vanishes_after` octets of its dialogue the connection breaks; `octets` is the size of its body."""
+    """A mail to send. After `vanishes_after` octets of its dialogue the connection breaks; its body has `octets`."""
 
     tag: str
     sender: str
@@ -85,8 +85,7 @@ class Client:
                     dialogue = _Dialogue(stream, self._record, pipelining=self._script.pipelining)
                     await dialogue.greet()
                     for mail in mails:
-                        if await dialogue.send(mail):
-                            accepted.append(mail)
+                        accepted += [mail] if await dialogue.send(mail) else []
                     await dialogue.quit()
                 finally:
                     stream.abort()

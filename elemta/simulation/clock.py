@@ -6,9 +6,8 @@ Failures raised: whatever the function that is run raises.
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import TypeVar
 
 import trio
@@ -19,6 +18,8 @@ T = TypeVar("T")
 
 #: UTC in seconds since 1970 when Trio's virtual clock stands at 0: 2023-11-14T22:13:20Z, any whole number would do.
 EPOCH_SECONDS = 1_700_000_000.0
+#: Trio's switch for a repeatable order of tasks, see `seeded_scheduling`.
+_SWITCH = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
 class VirtualClock:
@@ -47,12 +48,13 @@ def seeded_scheduling(seed: int) -> Iterator[None]:
     place that touches them.
     """
     before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    setattr(_run, _SWITCH, True)  # by its name: type checkers take it for a constant
     _run._r.seed(seed)
     try:
         yield
     finally:
-        state, _run._ALLOW_DETERMINISTIC_SCHEDULING = before
+        state, switch = before
+        setattr(_run, _SWITCH, switch)
         _run._r.setstate(state)
 
 

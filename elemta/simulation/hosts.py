@@ -58,19 +58,16 @@ class RemoteHost:
         self.final_defers_left = personality.final_defers
         self._minute: deque[float] = deque()
 
-    async def run(
-        self, network: VirtualNetwork, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, network: VirtualNetwork, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; off and silent as the personality says."""
         async with trio.open_nursery() as nursery:
             for start, end in self.personality.silent:
                 nursery.start_soon(self._be_silent, network, start, end)
             started = task_status
-            for start, end in (*self.personality.off, (None, None)):
+            for start, end in (*self.personality.off, (inf, inf)):
                 await self._serve_until(network, start, started)
                 started = trio.TASK_STATUS_IGNORED
-                if end is not None:
-                    await trio.sleep_until(end)
+                await trio.sleep_until(end)
 
     async def _be_silent(self, network: VirtualNetwork, start: float, end: float) -> None:
         await trio.sleep_until(start)
@@ -78,13 +75,11 @@ class RemoteHost:
         await trio.sleep_until(end)
         network.heal(self.address)
 
-    async def _serve_until(
-        self, network: VirtualNetwork, end: float | None, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _serve_until(self, network: VirtualNetwork, end: float, task_status: trio.TaskStatus[None]) -> None:
         machine = network.host(self.address)
         (listener,) = await machine.listen(f"{self.address}:25", _BACKLOG)
         try:
-            with trio.CancelScope(deadline=inf if end is None else end):
+            with trio.CancelScope(deadline=end):
                 async with trio.open_nursery() as sessions:
                     task_status.started()
                     while True:
@@ -176,7 +171,9 @@ class _Session:
         verb = line.partition(" ")[0].partition(":")[0].upper()
         match verb:
             case "EHLO" if not self._nature.helo_only:
-                await self._say("250-simulated", *(["250-PIPELINING"] if self._nature.pipelining else []), "250 8BITMIME")
+                await self._say(
+                    "250-simulated", *(["250-PIPELINING"] if self._nature.pipelining else []), "250 8BITMIME"
+                )
             case "HELO":
                 await self._say("250 simulated")
             case "MAIL":

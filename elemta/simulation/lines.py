@@ -9,7 +9,7 @@ import trio
 from elemta.net.base import Stream
 
 #: Octets read at a time.
-_READ_OCTETS = 8192
+_READ_OCTETS = 65536
 
 
 class Lines:
@@ -28,7 +28,7 @@ class Lines:
         return line
 
     async def content(self) -> bytes | None:
-        """A mail's content up to the final dot, dot-stuffing undone (RFC 5321 §4.5.2); None when the peer ended first."""
+        """A mail's content up to the final dot, dot-stuffing undone (RFC 5321 §4.5.2); None when the peer ended."""
         searched = 0
         data = b"\r\n" + self._buffer
         while (at := data.find(b"\r\n.\r\n", searched)) < 0:
@@ -38,7 +38,7 @@ class Lines:
                 return None
             data += self._buffer
         self._buffer = data[at + 5 :]
-        return data[2 : at + 2].replace(b"\r\n..", b"\r\n.").removeprefix(b".")
+        return data[: at + 2].replace(b"\r\n.", b"\r\n")[2:]
 
     async def reply(self) -> tuple[int, str]:
         """A whole SMTP reply: its code, the texts of its lines. Raises `trio.BrokenResourceError` when none comes."""

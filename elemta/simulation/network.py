@@ -15,7 +15,7 @@ import trio
 
 from elemta.net.base import Endpoint, Listener, Stream
 from elemta.net.sockets import split_address
-from elemta.simulation.pipe import Latency, VirtualStream, connection
+from elemta.simulation.pipe import NEAR, Latency, VirtualStream, connection
 
 #: The first port given to the near end of a connection: RFC 6335 §6, dynamic ports.
 FIRST_FREE_PORT = 49152
@@ -68,7 +68,7 @@ class VirtualListener:
 class VirtualNetwork:
     """Every machine of the world. `latency` is that of each journey."""
 
-    def __init__(self, chance: random.Random, *, latency: Latency = Latency()) -> None:
+    def __init__(self, chance: random.Random, *, latency: Latency = NEAR) -> None:
         self._chance = chance
         self._latency = latency
         self._listeners: dict[Endpoint, VirtualListener] = {}

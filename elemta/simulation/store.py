@@ -74,6 +74,11 @@ class StorePlan:
         """True when nothing goes wrong."""
         return not (self.troubled_until or self.away or self.full or self.commits)
 
+    @property
+    def ends_at(self) -> float:
+        """When the last trouble begins to end."""
+        return max([self.troubled_until + self.slow, *(end for _, end in (*self.away, *self.full))])
+
 
 class FaultyStore:
     """A `QueueStore` for one life of a server, around the one that keeps."""

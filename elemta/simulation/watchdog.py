@@ -26,7 +26,9 @@ class Stuck(Exception):
 
 
 @contextmanager
-def watching(progress: Callable[[], int], cancel: Callable[[], None], *, seconds: float = STUCK_SECONDS) -> Iterator[None]:
+def watching(
+    progress: Callable[[], int], cancel: Callable[[], None], *, seconds: float = STUCK_SECONDS
+) -> Iterator[None]:
     """Inside, `progress()` must change within `seconds` of real time; otherwise the tasks are written to standard error
     and `cancel()` is called in the run. Raises `Stuck` at the end when it was."""
     token = trio.lowlevel.current_trio_token()
@@ -54,8 +56,8 @@ def watching(progress: Callable[[], int], cancel: Callable[[], None], *, seconds
     finally:
         done.set()
         thread.join()
-    if trees:
-        raise Stuck(trees[0])
+        if trees:  # instead of the cancellation that it caused
+            raise Stuck(trees[0])
 
 
 def task_tree(root: trio.lowlevel.Task | None) -> str:

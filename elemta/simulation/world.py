@@ -43,6 +43,8 @@ from elemta.supervisor.server import Server
 
 #: Virtual seconds for the drain at the end: nothing is left to do.
 _DRAIN_SECONDS = 60.0
+#: Virtual seconds after the last trouble before the end: the spool's longest pause, and some slow commits.
+_CALM_SECONDS = 30.0
 #: Virtual seconds before a server that could not start is started again, as a service manager does.
 _RESTART_SECONDS = 5.0
 
@@ -105,6 +107,9 @@ class _World:
                         nursery.start_soon(self._step_clock, step)
                     await self._send_everything()
                     await record.wait_until_empty()
+                    # A commit may have landed though its server does not know it yet.
+                    await trio.sleep_until(max(scenario.store.ends_at, trio.current_time()) + _CALM_SECONDS)
+                    await record.wait_until_empty()
                     if self.life is not None and self.life.server is not None:
                         await self.life.server.drain(_DRAIN_SECONDS)
                     nursery.cancel_scope.cancel()
@@ -139,8 +144,9 @@ class _World:
     # ---- the server's lives ----------------------------------------------------------------------
 
     async def _keep_serving(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        drained = False
         async with trio.open_nursery() as lives:
-            while True:
+            while not drained:
                 self.record.lives += 1
                 life = self.life = _Life(self, self.record.lives)
                 lives.start_soon(life.run)
@@ -148,9 +154,9 @@ class _World:
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 await life.over.wait()
-                if life.drained:
-                    return
-                await trio.sleep(self.scenario.downtime if life.crashed else _RESTART_SECONDS)
+                drained = life.drained
+                if not drained:
+                    await trio.sleep(self.scenario.downtime if life.crashed else _RESTART_SECONDS)
 
     async def _crash_on_time(self) -> None:
         for at in self.scenario.crashes:

@@ -1,0 +1,125 @@
+"""The invariants see what they are for: a sound history is made unsound, one thing at a time."""
+
+from collections.abc import Callable
+
+import pytest
+from attrs import evolve
+
+from elemta.mail.outcome import AttemptResult
+from elemta.simulation.personality import Personality
+from elemta.simulation.record import Answer, Complaint, Record
+from elemta.simulation.scenario import Scenario
+from elemta.simulation.world import memory_keeper, simulate
+from elemta.testing.invariants import broken
+from tests.simulation.scenes import mail, scene
+
+SCENE = scene(
+    mail("a", "ok-a@one.test", "no-a@one.test", "later-a@one.test"), mail("b"), host=Personality(drops=1, greylists=1)
+)
+
+
+def lose_a_delivery(record: Record) -> None:
+    record.kept = [kept for kept in record.kept if kept.recipient != "later-a@one.test"]
+
+
+def lose_a_report(record: Record) -> None:
+    record.kept = [kept for kept in record.kept if kept.sender]
+
+
+def report_twice(record: Record) -> None:
+    (report,) = [each for each in record.passages.values() if each.is_report]
+    record.passages["another"] = report
+
+
+def deliver_again(record: Record) -> None:
+    record.kept.append(evolve(record.kept[-1]))
+
+
+def forget_uncertainty(record: Record) -> None:
+    for passage in record.passages.values():
+        passage.attempts = tuple(a for a in passage.attempts if a.result is not AttemptResult.UNCERTAIN)
+
+
+def leave_one_stuck(record: Record) -> None:
+    next(iter(record.passages.values())).left_at = None
+
+
+def run_out_of_time(record: Record) -> None:
+    record.overdue = True
+
+
+def answer_too_early(record: Record) -> None:
+    record.submitted = [evolve(one, at=0.5) for one in record.submitted]
+
+
+def take_what_was_cut_off(record: Record) -> None:
+    record.submitted = [evolve(one, answer=Answer.INCOMPLETE) for one in record.submitted]
+
+
+def deliver_what_was_refused(record: Record) -> None:
+    record.submitted = [evolve(one, answer=Answer.REFUSED) for one in record.submitted]
+
+
+def change_an_octet(record: Record) -> None:
+    record.kept = [evolve(kept, content=kept.content.replace(b"xx", b"xy", 1)) for kept in record.kept]
+
+
+def run_too_many(record: Record) -> None:
+    record.busiest["one.test"] = 51
+
+
+def retry_too_soon(record: Record) -> None:
+    for passage in record.passages.values():
+        passage.attempts = tuple(evolve(a, started_at=a.started_at - 5 * i) for i, a in enumerate(passage.attempts))
+
+
+def schedule_wrongly(record: Record) -> None:
+    for passage in record.passages.values():
+        passage.settled = [
+            evolve(each, mail=each.mail and evolve(each.mail, next_attempt_at=each.mail.next_attempt_at + 30))
+            for each in passage.settled
+        ]
+
+
+def log_a_defect(record: Record) -> None:
+    record.complaints.append(Complaint(3.0, "error", "queue.defect", ""))
+
+
+def give_up_untried(record: Record) -> None:
+    next(iter(record.passages.values())).attempts = ()
+
+
+@pytest.fixture
+def world() -> tuple[Scenario, Record]:
+    return SCENE, simulate(SCENE, memory_keeper())
+
+
+def test_a_sound_history_is_sound(world: tuple[Scenario, Record]) -> None:
+    assert broken(*world) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lose_a_delivery, "has neither mail nor report"),
+        (lose_a_report, "has neither mail nor report"),
+        (report_twice, "2 reports say"),
+        (deliver_again, "which the server knew, and again"),
+        (forget_uncertainty, "recorded uncertain 0 times"),
+        (leave_one_stuck, "is stuck in the queue"),
+        (run_out_of_time, "was not done after"),
+        (answer_too_early, "was answered 250, and is 0 times in the queue"),
+        (take_what_was_cut_off, "never came whole, and is in the queue"),
+        (deliver_what_was_refused, "was refused with"),
+        (change_an_octet, "arrived changed"),
+        (run_too_many, "51 deliveries ran at once to one.test, 50 may"),
+        (retry_too_soon, "before its time"),
+        (schedule_wrongly, "was set for"),
+        (log_a_defect, "logged queue.defect"),
+        (give_up_untried, "was never tried"),
+    ],
+)
+def test_an_unsound_one_is_not(spoil: Callable[[Record], None], words: str, world: tuple[Scenario, Record]) -> None:
+    scenario, record = world
+    spoil(record)
+    assert any(words in sentence for sentence in broken(scenario, record)), broken(scenario, record)
