@@ -19,6 +19,8 @@ import trio
 STUCK_SECONDS = 60.0
 #: Real seconds that the ending of a stuck world may take before the process is ended.
 _ABORT_SECONDS = 10.0
+#: Places shown of each task, the innermost; Trio's own are left out.
+_FRAMES = 3
 
 
 class Stuck(Exception):
@@ -65,7 +67,10 @@ def task_tree(root: trio.lowlevel.Task | None) -> str:
     rows: list[str] = []
 
     def walk(task: trio.lowlevel.Task, depth: int) -> None:
-        where = [f"{frame.f_code.co_qualname}:{line}" for frame, line in task.iter_await_frames()][-3:]
+        frames = [
+            (frame, line) for frame, line in task.iter_await_frames() if "trio._" not in frame.f_globals["__name__"]
+        ]
+        where = [f"{frame.f_code.co_qualname}:{line}" for frame, line in frames[-_FRAMES:]]
         rows.append("  " * depth + task.name + "  " + " < ".join(reversed(where)))
         for nursery in task.child_nurseries:
             for child in tuple(nursery.child_tasks):
