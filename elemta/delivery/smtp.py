@@ -73,7 +73,7 @@ class SmtpTransport:
         except AttemptStopped:
             raise
         except Exception as error:
-            self.log.error("delivery_defect", error=str(error), exc_info=error)
+            self.log.error("delivery.defect", error=str(error), exc_info=error)
 
 
 class _Attempt:
@@ -112,7 +112,7 @@ class _Attempt:
             if session is None:
                 continue
             if not await self._try(hop, session):
-                self._transport.log.debug("kept_connection_was_stale", host=hop.host, address=str(hop.endpoint))
+                self._transport.log.debug("delivery.stale_connection", host=hop.host, address=str(hop.endpoint))
                 return self._hops
             return [other for other in self._hops if other is not hop] if self._pending else ()
         return self._hops
