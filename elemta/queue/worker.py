@@ -4,7 +4,8 @@ What is not here: which mail comes next (`queue.dispatcher`), how a mail travels
 outcomes (`queue.settlement`).
 
 The road of one attempt: `Begin` goes into the spool as the attempt starts, so that its commit runs while we talk to the
-remote; the gate waits for it before the point of no return. Then the outcomes become one `Settle`, and the task waits
+remote; the gate waits for it before the point of no return (with a commit of 2 ms and a dialogue of 2 ms, an attempt
+takes 4 ms so and 10 ms when the gate only begins then). Then the outcomes become one `Settle`, and the task waits
 until that is durable. Nothing that delivery raises ends the task: what is no outcome becomes a deferral.
 """
 
