@@ -1,0 +1,117 @@
+"""The process: what keeps it from starting is one sentence, what stops it stops it in order."""
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
+from elemta.testing.process import ServerProcess
+
+HOSTNAME = {"hostname": "mx.example.com"}
+
+
+def run(folder: Path, config: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
+    """Run a server that is not to start."""
+    (folder / "elemta.conf").write_text(
+        json.dumps({"queue_dir": str(folder / "queue"), "web": {"enabled": False}, **HOSTNAME, **config})
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "elemta", "run"], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def last_line(ended: "subprocess.CompletedProcess[str]") -> str:
+    return ended.stderr.strip().splitlines()[-1]
+
+
+def test_a_busy_port_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        ended = run(tmp_path, {"listen_addr": address})
+    assert ended.returncode == 1
+    assert last_line(ended).startswith(f"elemta: {address} is in use by another program")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_busy_web_port_is_named_and_nothing_is_served(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        ended = run(tmp_path, {"listen_addr": "127.0.0.1:0", "web": {"listen_addr": address}})
+    assert ended.returncode == 1
+    assert last_line(ended).startswith(f"elemta: {address} is in use")
+    assert "web.listen_addr" in last_line(ended)
+
+
+def test_a_queue_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "queue").write_text("a file")
+    ended = run(tmp_path, {"listen_addr": "127.0.0.1:0"})
+    assert ended.returncode == 77
+    assert f"the queue folder {tmp_path / 'queue'} cannot be used" in last_line(ended)
+
+
+def test_a_second_server_on_one_queue_names_the_first(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, HOSTNAME) as server:
+        ended = run(tmp_path, {"listen_addr": "127.0.0.1:0"})
+        assert ended.returncode == 75
+        assert f"is in use by process {server.pid}" in last_line(ended)
+        assert server.stop() == 0
+
+
+def test_a_configuration_with_a_slip_ends_with_78(tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = run(tmp_path, {"max_sise": 5})
+    assert ended.returncode == 78
+    assert "max_sise" in ended.stderr
+    assert "max_size" in ended.stderr
+    assert time.monotonic() - began < 10
+
+
+def test_ready_and_the_control_socket(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, {**HOSTNAME, "web": {"listen_addr": "127.0.0.1:0"}}) as server:
+        assert server.ready["pid"] == server.pid
+        with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client") as client:
+            assert client.noop()[0] == 250
+        control = Path(server.ready["control"])
+        assert stat.S_IMODE(control.stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "queue").stat().st_mode) == 0o700
+        with socket.create_connection(("127.0.0.1", server.ready["web"]["port"])) as web:
+            web.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert web.recv(1000).startswith(b"HTTP/1.1 200")
+        assert server.stop() == 0
+        assert not control.exists()
+
+
+def test_a_signal_shows_the_tasks(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, HOSTNAME) as server:
+        os.kill(server.pid, signal.SIGUSR2)
+        assert server.stop() == 0
+        (event,) = [event for event in server.events if event["event"] == "server.tasks"]
+        assert any("_accept" in row for row in event["tree"])
+
+
+def test_the_lock_is_one_owners(tmp_path: Path) -> None:
+    with QueueLock(tmp_path / "queue"):
+        assert stat.S_IMODE((tmp_path / "queue").stat().st_mode) == 0o700
+        with pytest.raises(QueueBusy, match=str(os.getpid())), QueueLock(tmp_path / "queue"):
+            pass
+    with QueueLock(tmp_path / "queue"):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "elemta.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(QueueUnusable), QueueLock(tmp_path / "queue"):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "precious"
