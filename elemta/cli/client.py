@@ -184,7 +184,8 @@ def _answering(path: Path, stack: contextlib.ExitStack) -> str | None:
 async def _over_socket(address: str, job: Callable[[Api], Awaitable[_T]]) -> _T:
     import httpx
 
-    async with _client(httpx.AsyncHTTPTransport(uds=address)) as http:
+    # There is no TLS on a unix socket. With `verify` certificates are loaded, which takes longer than the request.
+    async with _client(httpx.AsyncHTTPTransport(uds=address, verify=False)) as http:
         return await job(Api(http, running=True))
 
 
@@ -193,7 +194,9 @@ def _client(transport: "httpx.AsyncBaseTransport") -> "httpx.AsyncClient":
 
     from elemta.web.base import PREFIX
 
-    return httpx.AsyncClient(transport=transport, base_url=f"http://elemta{PREFIX}", timeout=ANSWER_SECONDS)
+    return httpx.AsyncClient(
+        transport=transport, base_url=f"http://elemta{PREFIX}", timeout=ANSWER_SECONDS, trust_env=False
+    )
 
 
 # ---- a stopped server ----------------------------------------------------------------------------

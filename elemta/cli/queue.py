@@ -10,7 +10,7 @@ import click
 
 from elemta.cli.client import Api, ask, connect_option
 from elemta.cli.invocation import Invocation
-from elemta.cli.output import Column, Output, write_record, write_rows
+from elemta.cli.output import Column, CommandError, Output, write_record, write_rows
 from elemta.cli.queue_orders import ORDERS
 from elemta.cli.queue_output import (
     TABLE_ROWS,
@@ -26,7 +26,7 @@ from elemta.cli.queue_output import (
     octets,
     write_document,
 )
-from elemta.cli.queue_select import PAGE_MAILS, Selection, selection_options
+from elemta.cli.queue_select import PAGE_MAILS, Selection, may_be_id, no_id, selection_options
 from elemta.runtime.clock import SystemClock
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -161,11 +161,10 @@ def show(invocation: Invocation, queue_id: str, *, form: Form, connect: str | No
 
 
 def mail_path(queue_id: str, room: str = "queue") -> str:
-    """The page of a mail; an odd id is only quoted, the server says what is wrong with it."""
-    from urllib.parse import quote
-
-    # A dot alone would be resolved as a folder.
-    return f"/{room}/{quote(queue_id, safe='').replace('.', '%2E')}"
+    """The page of a mail, for what is an id or a part of one: no other page can be reached. Raises `CommandError`."""
+    if not may_be_id(queue_id):
+        raise CommandError(no_id(queue_id))
+    return f"/{room}/{queue_id}"
 
 
 def _show(mail: Row, now: float) -> None:

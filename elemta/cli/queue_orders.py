@@ -18,7 +18,7 @@ from elemta.cli.client import Api, Refused, ask, connect_option
 from elemta.cli.invocation import Invocation
 from elemta.cli.output import CommandError, ExitCode
 from elemta.cli.queue_output import Form, Row, first_of, form_option, mails, note
-from elemta.cli.queue_select import Selection, has_form_of_id, read_ids, selection_options
+from elemta.cli.queue_select import Selection, has_form_of_id, may_be_id, no_id, read_ids, selection_options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -308,8 +308,8 @@ def _rest(count: int, what: str) -> None:
 
 async def _unknown(api: Api, queue_id: str) -> str:
     """What the server says of an id that it does not know: perhaps a nearest one."""
-    if not queue_id.isalnum() or not queue_id.isascii():
-        return f"{queue_id} is no queue id."
+    if not may_be_id(queue_id):
+        return no_id(queue_id)
     try:
         await api.get(f"/queue/{queue_id}")
     except Refused as refused:

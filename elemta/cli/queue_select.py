@@ -24,6 +24,10 @@ STATES = ("active", "deferred", "held", "hold", "failed", "delivered")
 
 #: The form of an id, as `mail.ids` has it.
 _ID = re.compile(r"[0-9A-Za-z]{22}", re.ASCII)
+#: An id, a part of one that the server may know the rest of, or one with a slip of the pen.
+_NEARLY_ID = re.compile(r"[0-9A-Za-z]{8,24}", re.ASCII)
+#: Characters of a wrong id in a message.
+_SHOWN_CHARACTERS = 40
 #: Characters of a line of ids; longer ones are something else.
 _LINE_CHARACTERS = 200
 
@@ -95,3 +99,14 @@ def read_ids(given: Sequence[str]) -> Iterator[str]:
 def has_form_of_id(text: str) -> bool:
     """Whether a text can be an id at all."""
     return _ID.fullmatch(text) is not None
+
+
+def may_be_id(text: str) -> bool:
+    """Whether it makes sense to ask the server for this id."""
+    return _NEARLY_ID.fullmatch(text) is not None
+
+
+def no_id(text: str) -> str:
+    """What to say of a text that is no id."""
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return f'"{shown}" is no queue id: those are 22 letters and digits.'

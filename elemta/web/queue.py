@@ -30,8 +30,8 @@ PAGE_OCTETS = 4 * 1024 * 1024
 #: Mails asked of the store at once.
 CHUNK_MAILS = 100
 
-#: Fewest characters from which an id is guessed: the first six hold the time to 4 s.
-_GUESS_CHARACTERS = TIME_CHARACTERS - 2
+#: Fewest characters from which an id is guessed: those that hold its time.
+_GUESS_CHARACTERS = TIME_CHARACTERS
 _PART_OF_ID = re.compile(rf"[0-9A-Za-z]{{{_GUESS_CHARACTERS},{ID_CHARACTERS + 2}}}", re.ASCII)
 
 

@@ -60,7 +60,7 @@ class Desk:
     def __init__(self, *, running: bool = True) -> None:
         self.clock = HandClock()
         self.store = MemoryStore(self.clock)
-        self.inbox = MemoryInbox()
+        self.inbox: Any = MemoryInbox()
         self.health = Checks()
         self.metrics = Metrics()
         self.counted = 0
@@ -79,6 +79,7 @@ class Desk:
 
     def use_inbox(self, inbox: Any) -> None:
         """Answer from another inbox, or from none."""
+        self.inbox = inbox
         self.control = attrs.evolve(self.control, inbox=inbox)
         self.app = control_app(self.control)
 
