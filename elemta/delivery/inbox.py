@@ -111,12 +111,12 @@ class InboxTransport:
             await self._store.add(entry, content)
         except OSError as error:
             if self._log is not None:
-                self._log.error("inbox.failed", id=entry.id, error=str(error))
+                self._log.error("inbox.failed", queue_id=entry.id, error=str(error))
             return _NO_SPACE if error.errno == errno.ENOSPC else _UNWRITABLE
         if self._log is not None:
             self._log.info(
                 "inbox.caught",
-                id=entry.id,
+                queue_id=entry.id,
                 sender=entry.reverse_path,
                 recipients=", ".join(entry.forward_paths[:3]) + ("" if len(entry.forward_paths) <= 3 else ", …"),
                 subject=entry.subject,

@@ -222,7 +222,7 @@ class MaildirTransport:
             return _DELIVERED
         if letter is None or isinstance(error, MailboxMissing):
             return _NO_MAILBOX
-        self._log.warning("maildir.failed", id=job.id, path=letter.path, error=str(error))
+        self._log.warning("maildir.failed", queue_id=job.id, path=letter.path, error=str(error))
         if isinstance(error, Unsure):
             return _UNSURE
         number = error.errno if isinstance(error, OSError) else None

@@ -80,11 +80,11 @@ class Router:
             outcomes = await self._transport(part).deliver(part)
             if len(outcomes) == len(part.envelope.recipients):
                 return outcomes
-            self._log.error("delivery.defect", id=part.id, outcomes=len(outcomes))
+            self._log.error("delivery.defect", queue_id=part.id, outcomes=len(outcomes))
         except AttemptStopped:
             raise
         except Exception as error:
-            self._log.error("delivery.defect", id=part.id, error=str(error), exc_info=error)
+            self._log.error("delivery.defect", queue_id=part.id, error=str(error), exc_info=error)
         return [Deferred(_OUR_DEFECT, uncertain=gate.opened)] * len(part.envelope.recipients)
 
 

@@ -29,16 +29,16 @@ class Recorder:
         if delivered:
             metrics.delivery_successes.inc()
         for insert in settlement.settle.inserts:
-            self._log.info("queue.report", id=insert.mail.id, about=tried.mail.id, to=tried.mail.envelope.sender)
+            self._log.info("queue.report", queue_id=insert.mail.id, about=tried.mail.id, to=tried.mail.envelope.sender)
         for index in settlement.silent:
             recipient = str(tried.mail.envelope.recipients[index].address)
-            self._log.warning("queue.double_bounce", id=tried.mail.id, recipient=recipient)
+            self._log.warning("queue.double_bounce", queue_id=tried.mail.id, recipient=recipient)
 
     def _outcome(self, tried: Tried, verdict: Verdict, attempt: Attempt, *, settlement: Settlement) -> bool:
         """Log and count one recipient's outcome; says whether it was delivered."""
         mail, result = tried.mail, attempt.result
         event = {
-            "id": mail.id,
+            "queue_id": mail.id,
             "recipient": attempt.recipient,
             "result": result.value,
             "reply": str(attempt.reply),

@@ -147,7 +147,7 @@ class Worker:
             outcomes = await shop.delivery.deliver(job)
             if len(outcomes) == len(job.envelope.recipients):
                 return outcomes
-            shop.log.error("delivery.defect", id=mail.id, outcomes=len(outcomes), destination=mail.destination)
+            shop.log.error("delivery.defect", queue_id=mail.id, outcomes=len(outcomes), destination=mail.destination)
             return self._deferred(mail, _OUR_DEFECT)
         except AttemptStopped:
             return None if self._store_away or self._not_ours else self._defect(mail, "stopped without the gate")
@@ -155,7 +155,7 @@ class Worker:
             self._store_away = True
             return self._deferred(mail, _NO_CONTENT) if self._opened else None
         except ContentMissing as error:
-            shop.log.error("delivery.content_missing", id=mail.id, error=str(error))
+            shop.log.error("delivery.content_missing", queue_id=mail.id, error=str(error))
             return self._deferred(mail, _NO_CONTENT)
         except Exception as error:
             return self._defect(mail, error)
@@ -184,7 +184,7 @@ class Worker:
     def _defect(self, mail: QueuedMail, error: Exception | str) -> Sequence[Outcome]:
         exc_info = error if isinstance(error, Exception) else None
         self._shop.log.error(
-            "delivery.defect", id=mail.id, destination=mail.destination, error=str(error), exc_info=exc_info
+            "delivery.defect", queue_id=mail.id, destination=mail.destination, error=str(error), exc_info=exc_info
         )
         return self._deferred(mail, _OUR_DEFECT)
 
@@ -203,7 +203,7 @@ class Worker:
         not_ours = self._not_ours
         self._forget_attempt()
         if not_ours:
-            self._shop.log.info("delivery.stopped", id=due.mail.id, reason="deleted, held or changed meanwhile")
+            self._shop.log.info("delivery.stopped", queue_id=due.mail.id, reason="deleted, held or changed meanwhile")
             self._supply.dropped(due)
         else:
             self._supply.put_back(due)
@@ -217,7 +217,7 @@ class Worker:
         try:
             settlement = await self._settler.settle(tried, outcomes)
         except Exception as error:
-            shop.log.error("queue.defect", id=mail.id, exc_info=error)
+            shop.log.error("queue.defect", queue_id=mail.id, exc_info=error)
             await self._hold(due, outcomes, "our own error while its attempt was settled")
             return
         self._posted = True
@@ -230,7 +230,7 @@ class Worker:
             self._recorder.settled(tried, settlement)
             self._supply.settled(due, settlement)
         else:
-            shop.log.warning("queue.settled_elsewhere", id=mail.id, result=result.value)
+            shop.log.warning("queue.settled_elsewhere", queue_id=mail.id, result=result.value)
             self._supply.dropped(due)
 
     async def _hold(self, due: Due, outcomes: Sequence[Outcome], reason: str) -> None:
@@ -243,7 +243,7 @@ class Worker:
                 progress[index] = evolve(progress[index], status=RecipientStatus.DELIVERED)
         held = evolve(mail, state=QueueState.HELD, reason=reason, progress=tuple(progress), owner="")
         result = await self._shop.spool.commit(Settle(mail.id, options.node, self._token, held))
-        self._shop.log.error("queue.held", id=mail.id, reason=reason, result=result.value)
+        self._shop.log.error("queue.held", queue_id=mail.id, reason=reason, result=result.value)
         self._forget_attempt()
         self._supply.dropped(due)
 

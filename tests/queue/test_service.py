@@ -65,7 +65,7 @@ async def test_a_mail_for_several_destinations_is_one_commit(world: World, autoj
     assert groups == [["a@one.example", "c@one.example"], ["b@two.example"], ["d@three.example"]]
     assert sorted(to for _, to, _ in world.delivery.received) == sorted(to)
     assert {content for _, _, content in world.delivery.received} == {CONTENT}
-    assert {event.get("origin_id", event["id"]) for event in world.events("delivery.outcome")} == {queue_id}
+    assert {event.get("origin_id", event["queue_id"]) for event in world.events("delivery.outcome")} == {queue_id}
 
 
 async def test_a_route_s_priority_counts_for_its_part_where_the_mail_says_nothing(

@@ -53,7 +53,7 @@ async def test_delivered_once_and_gone(world: World, autojump_clock: Clock) -> N
             Attempt(EPOCH, 2.0, "b@dest.example", AttemptResult.DELIVERED, TAKEN.reply, PEER)
         ]
     (event,) = world.events("delivery.outcome")
-    assert event["id"] == queue_id
+    assert event["queue_id"] == queue_id
     assert event["result"] == "delivered"
     assert event["reply"] == "250 2.0.0 taken"
     assert world.figure("elemta_messages_delivered_total") == 1
@@ -153,7 +153,7 @@ async def test_nobody_answers_a_null_reverse_path(world: World, autojump_clock: 
         assert await world.store.get(queue_id) is None
     assert reports(world) == []
     (event,) = world.events("queue.double_bounce")
-    assert (event["id"], event["recipient"]) == (queue_id, "b@dest.example")
+    assert (event["queue_id"], event["recipient"]) == (queue_id, "b@dest.example")
 
 
 async def test_a_report_that_bounces_ends_there(world: World, autojump_clock: Clock) -> None:
@@ -432,7 +432,7 @@ async def test_what_another_node_took_over_is_left_to_it(world: World, autojump_
         await trio.sleep(10)
         assert await world.store.attempts(queue_id) == []
     (event,) = world.events("queue.settled_elsewhere")
-    assert (event["id"], event["result"]) == (queue_id, "fenced")
+    assert (event["queue_id"], event["result"]) == (queue_id, "fenced")
 
 
 # ---- the store fails ----
