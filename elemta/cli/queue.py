@@ -1,4 +1,4 @@
-"""The commands `elemta queue list | show | cat | stats`, and the group they and the orders are in.
+"""The command group `elemta queue`, with those of its commands that look: list, show, cat, stats.
 
 What is not here: the orders retry, hold, release, delete (`cli.queue_orders`); how a queue is reached (`cli.client`).
 """

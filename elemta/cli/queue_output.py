@@ -1,4 +1,4 @@
-"""What the queue and inbox commands print.
+"""What the commands about mails print.
 
 What is not here: tables and JSON themselves (`cli.output`), or what the server says (`web.records`). Everything is
 written as it comes, but for tables, whose columns need all rows.
