@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ CASES = {
 }
 #: Seconds that one case may take.
 CASE_SECONDS = 300
+#: Between two looks at another process, which cannot tell us when.
+LOOK_SECONDS = 0.01
 _HOLD = "smtpd_data_restrictions = check_client_access static:HOLD\nin_flow_delay = 0\nsmtpd_client_connection_count_limit = 0"
 
 _AIOSMTPD = """
@@ -85,7 +88,7 @@ def wait_for_port(port: int) -> None:
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            threading.Event().wait(LOOK_SECONDS)
         else:
             return
 
@@ -208,7 +211,7 @@ def measure_relay(cases: list[str], rounds: int, mails: int) -> Rates:
                         began = time.monotonic()
                         load(port, case, count)
                         while counted() < count and time.monotonic() - began < CASE_SECONDS:
-                            time.sleep(0.01)
+                            threading.Event().wait(LOOK_SECONDS)
                         rates.setdefault((case, name), []).append(counted() / (time.monotonic() - began))
                     progress.advance(task)
     return rates

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,13 +98,17 @@ def mail_of(octets: int, seed: int) -> bytes:
     return b"\r\n".join(lines) + b"\r\n"
 
 
+#: Between two looks at another process, which cannot tell us when.
+LOOK_SECONDS = 0.02
+
+
 def wait_until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Wait for something another process does. Raises `TimeoutError` with `what` in it."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
+        threading.Event().wait(LOOK_SECONDS)
 
 
 def queued(server: ServerProcess) -> int:
