@@ -45,7 +45,8 @@ CASES = {
 CASE_SECONDS = 300
 #: Between two looks at another process, which cannot tell us when.
 LOOK_SECONDS = 0.01
-_HOLD = "smtpd_data_restrictions = check_client_access static:HOLD\nin_flow_delay = 0\nsmtpd_client_connection_count_limit = 0"
+_UNTHROTTLED = "in_flow_delay = 0\nsmtpd_client_connection_count_limit = 0"
+_HOLD = f"smtpd_data_restrictions = check_client_access static:HOLD\n{_UNTHROTTLED}"
 
 _AIOSMTPD = """
 import asyncio, os, sys, uuid
@@ -145,7 +146,7 @@ def elemta(folder: Path, *, relay_to: int | None = None) -> Iterator[int]:
 @contextmanager
 def postfix(folder: Path, *, relay_to: int | None = None) -> Iterator[int]:
     port = free_port()
-    extra = _HOLD if relay_to is None else "in_flow_delay = 0\nsmtpd_client_connection_count_limit = 0"
+    extra = _HOLD if relay_to is None else _UNTHROTTLED
     folder.chmod(0o755)
     with Postfix(Path("/usr/sbin/postfix"), folder, port=port, relay_port=relay_to or 9, extra=extra):
         wait_for_port(port)
