@@ -576,6 +576,19 @@ def test_deleting_asks_a_person(said: str, code: int, left: int, terminal: Termi
 
 
 @pytest.mark.slow
+def test_what_came_after_the_question_is_not_deleted(
+    terminal: Terminal, desk: Desk, beside: Callable[..., Any]
+) -> None:
+    beside(desk.add)
+    person = Person(elemta(terminal, "queue", "delete", "--recipient", "@example.net"))
+    person.wait_for("Delete 1 mail?")
+    later = beside(partial(desk.add, received_at=desk.clock.now + 1))
+    person.type("y\n")
+    assert person.leave() == 0
+    assert terminal.run("queue", "list", "-o", "ids").lines == [later.id]
+
+
+@pytest.mark.slow
 def test_a_terminal_is_not_steered_by_a_mail(terminal: Terminal, desk: Desk) -> None:
     octets = b"Subject: x\r\n\r\n\x1b]0;owned\x07\ttab \xc3\xa9 \xff\r\n"
     (mail,) = made(desk, octets=octets)
