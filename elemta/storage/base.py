@@ -54,7 +54,8 @@ class Result(enum.Enum):
     FENCED = "fenced"
     #: No such mail (deleted, withdrawn or finished before).
     GONE = "gone"
-    #: The engine takes the batch but not this change; it would refuse it again.
+    #: The engine takes the batch but not this change: it would refuse it again, or it has no room for new mail while
+    #: the rest of the batch is still needed to bring the old mail out.
     REFUSED = "refused"
 
 
@@ -191,7 +192,7 @@ class Retention:
     """What `cleanup` may remove. All are UTC in seconds since 1970: older goes. None keeps for ever.
 
     A finished mail's age counts from its `next_attempt_at`: when its last attempt was due. `limit` bounds the mails of
-    one call; attempts and staged content go whatever their number.
+    one call, the oldest go first; attempts and staged content go whatever their number.
     """
 
     delivered_before: float | None
@@ -235,8 +236,8 @@ class QueueStore(Protocol):
     async def commit(self, batch: Sequence[Change]) -> list[Result]:
         """Make a batch durable, one result a change, in order. A cancelled commit is whole or has not begun.
 
-        Raises `StoreUnavailable`, `CommitUnknown`; `StoreFull` for a batch with inserts already when what is left is
-        needed to deliver the old mail: its other changes can be committed without them.
+        Raises `StoreUnavailable`, `CommitUnknown`; `StoreFull`, for a batch of inserts alone already when what is left
+        is needed to bring the old mail out.
         """
         ...
 

@@ -270,7 +270,8 @@ class MemoryStore:
         """Remove what is past its retention; see `QueueStore.cleanup`."""
         await trio.lowlevel.checkpoint()
         before = {QueueState.DELIVERED: retention.delivered_before, QueueState.FAILED: retention.failed_before}
-        old = [mail for mail in self._in_order() if is_older(mail.next_attempt_at, before.get(mail.state))]
+        old = [mail for mail in self._mails.values() if is_older(mail.next_attempt_at, before.get(mail.state))]
+        old.sort(key=lambda mail: (mail.next_attempt_at, mail.id))
         old = old[: max(retention.limit, 0)]
         for mail in old:
             self._remove(mail)

@@ -29,9 +29,9 @@ from elemta.storage.base import (
 from elemta.storage.records import PIECE_OCTETS, ContentRef, QueuedMail, QueueState
 from elemta.storage.sqlite_content import ContentFolder, StagedFile
 from elemta.storage.sqlite_errors import explain
-from elemta.storage.sqlite_place import OLDEST_SQLITE, Place
+from elemta.storage.sqlite_place import BUSY_SECONDS, OLDEST_SQLITE, Place
 from elemta.storage.sqlite_reader import Reader
-from elemta.storage.sqlite_schema import NewerSchema, migrate
+from elemta.storage.sqlite_schema import UnknownSchema, migrate
 from elemta.storage.sqlite_writer import CLEANUP_ROWS, Writer
 
 #: Threads that write staged content: two keep a disk busy, the others wait for its syncs.
@@ -43,11 +43,20 @@ ABANDON_SECONDS = 5.0
 class SqliteStore:
     """A `QueueStore` in `directory`: `queue.db`, and `content/` for what is too large for it."""
 
-    def __init__(self, directory: str, threads: Threads, clock: Clock, *, ids: IdSource | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        threads: Threads,
+        clock: Clock,
+        *,
+        ids: IdSource | None = None,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        """`busy_seconds` is how long a change waits for another program's lock. `ids` names staged content."""
         self._threads = threads
         self._clock = clock
         self._ids = ids or SecureIds(clock)
-        self._place = Place(directory)
+        self._place = Place(directory, busy_seconds=busy_seconds)
         self._contents = ContentFolder(self._place.contents)
         self._writer = Writer(self._place, self._contents)
         self._reader = Reader(self._place, self._contents)
@@ -71,8 +80,8 @@ class SqliteStore:
                 migrate(connection, self._clock.wall())
             finally:
                 connection.close()
-        except NewerSchema as error:
-            raise StoreUnavailable(f"{self._place.database} was written by a later version: {error}") from error
+        except UnknownSchema as error:
+            raise StoreUnavailable(f"{self._place.database} cannot be used: {error}") from error
         except (OSError, sqlite3.Error) as error:
             raise explain(error, self._place.database) from error
         self._writer.open()

@@ -36,7 +36,8 @@ RESERVE_INODES = 64
 class Place:
     """A folder with `queue.db` and `content/`."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._busy_seconds = busy_seconds
         self.directory = os.path.abspath(directory)
         self.database = os.path.join(self.directory, "queue.db")
         self.contents = os.path.join(self.directory, "content")
@@ -56,7 +57,7 @@ class Place:
         """A connection whose commits are synced. SQLite gives the log and its index the database's mode."""
         connection = sqlite3.connect(
             self.database,
-            timeout=BUSY_SECONDS,
+            timeout=self._busy_seconds,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=STATEMENTS,

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import orjson
 
+from elemta.mail.ids import is_queue_id
 from elemta.mail.outcome import Attempt
 from elemta.storage import sqlite_statements as sql
 from elemta.storage.base import ContentMissing, Filter, Order, StoreUnavailable, Verb
@@ -58,11 +59,15 @@ class Reader:
 
     def get(self, queue_id: str) -> QueuedMail | None:
         """One mail by its id."""
+        if not is_queue_id(queue_id):
+            return None
         row = self._look(lambda connection: connection.execute(sql.GET, (queue_id,)).fetchone())
         return None if row is None else decode_mail(row)
 
     def attempts(self, queue_id: str) -> list[Attempt]:
         """The attempts of a mail, oldest first."""
+        if not is_queue_id(queue_id):
+            return []
         rows = self._look(lambda connection: connection.execute(sql.ATTEMPTS_OF, (queue_id,)).fetchall())
         return [decode_attempt(row) for row in rows]
 
@@ -102,13 +107,19 @@ class Reader:
             terms.append(f"state IN ({states})")
         if chosen.ids is not None:
             terms.append("id IN (SELECT value FROM json_each(:ids))")
-            values["ids"] = orjson.dumps(sorted(chosen.ids)).decode()
+            values["ids"] = orjson.dumps([each for each in chosen.ids if is_queue_id(each)]).decode()
         where = " AND ".join(terms)
         statement = f"SELECT {columns} FROM mails WHERE {where} ORDER BY id LIMIT :limit"
-        return self._look(lambda connection: connection.execute(statement, values).fetchall())
+        try:
+            return self._look(lambda connection: connection.execute(statement, values).fetchall())
+        except UnicodeError:
+            # A term that is not Unicode, as an operator's terminal may give it, is no mail's.
+            return []
 
     def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
         """A part of content, from its row or its file."""
+        if not is_queue_id(ref.id):
+            raise ContentMissing("no content has such an id")
         found = self._look(
             lambda connection: connection.execute(sql.CONTENT_PART, (offset + 1, limit, ref.id)).fetchone()
         )
@@ -116,7 +127,8 @@ class Reader:
             raise ContentMissing(f"the content {ref.id} is not in the queue, or not whole")
         file: str | None = found[1]
         if file is None:
-            part: bytes = found[2]
+            # SQLite makes NULL of a part of nothing.
+            part: bytes = found[2] or b""
             return part
         return self._look(lambda connection: self._read_file(connection, ref, file=file, part=(offset, limit)))
 

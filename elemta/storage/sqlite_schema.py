@@ -4,7 +4,8 @@ What is not here: the statements that use them (`sqlite_writer`, `sqlite_reader`
 changed; a new one is added below it. `sqlite-utils` keeps the table `migrations`, so that a person who opens the file
 sees how it came to be; it is used at opening only.
 
-Raises `sqlite3.Error` for what the engine says, `NewerSchema` for a file that a later version wrote.
+Raises `sqlite3.Error` for what the engine says, `UnknownSchema` for a file that another program, or a later version of
+this one, wrote.
 """
 
 import sqlite3
@@ -17,8 +18,8 @@ from elemta.storage.records import QueueState
 APPLICATION_ID = 0x456C656D
 
 
-class NewerSchema(Exception):
-    """The file was written by a later version of Elemta."""
+class UnknownSchema(Exception):
+    """The file is a database, but not one of ours to open. The text says why."""
 
 
 @frozen
@@ -127,8 +128,14 @@ MIGRATIONS = (FIRST,)
 def migrate(connection: sqlite3.Connection, now: float) -> None:
     """Bring a database to the schema of this version. `now` is UTC in seconds since 1970."""
     applied = connection.execute("PRAGMA user_version").fetchone()[0]
+    owner = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables and owner != APPLICATION_ID:
+        raise UnknownSchema("another program made it; move it away, or name another queue_dir")
     if applied > len(MIGRATIONS):
-        raise NewerSchema(f"its schema has number {applied}, this version knows {len(MIGRATIONS)}")
+        raise UnknownSchema(
+            f"a later version of Elemta wrote it (schema {applied}, this one knows {len(MIGRATIONS)}): install that one"
+        )
     if applied == len(MIGRATIONS):
         return
     from sqlite_utils import Database  # 0.2 s of imports that no other start has to pay for

@@ -12,6 +12,7 @@ from itertools import chain
 
 from attrs import Factory, define, frozen
 
+from elemta.mail.ids import is_queue_id
 from elemta.storage.base import Begin, Change, Filter, Insert, Settle
 from elemta.storage.codec import (
     ATTEMPT_COLUMNS,
@@ -167,8 +168,8 @@ RETRY_FAILED = "UPDATE mails SET state = 'deferred', reason = '', next_attempt_a
 DELETE = f"DELETE FROM mails WHERE {_IDS} AND attempting_since IS NULL RETURNING id"
 
 FINISHED_BEFORE = (
-    "SELECT id FROM mails INDEXED BY mails_parked WHERE state IN ('held', 'failed', 'delivered')"
-    " AND state = :state AND next_attempt_at < :before ORDER BY next_attempt_at LIMIT :limit"
+    "SELECT next_attempt_at, id FROM mails INDEXED BY mails_parked WHERE state IN ('held', 'failed', 'delivered')"
+    " AND state = :state AND next_attempt_at < :before ORDER BY next_attempt_at, id LIMIT :limit"
 )
 #: Attempts are numbered as they end, so that the old ones stand at the front.
 OLD_ATTEMPTS = (
@@ -255,8 +256,8 @@ def rows_of(batch: Sequence[Change], find_staged: FindStaged) -> Rows:
             ids.append(change.mail.id)
             continue
         ids.append(change.id)
-        if isinstance(change, Begin | Settle) and not change.owner:
-            raise Unfit("nobody is no owner")
+        if not is_queue_id(change.id) or (isinstance(change, Begin | Settle) and not change.owner):
+            raise Unfit("no mail has such an id or owner")
         if isinstance(change, Begin):
             rows.begins.append((change.id, change.owner, change.token, change.at))
         elif isinstance(change, Settle):
@@ -286,12 +287,12 @@ def _add_insert(rows: Rows, insert: Insert, find_staged: FindStaged) -> None:
 def content_row(insert: Insert, find_staged: FindStaged) -> ContentRow:
     """The row of the content that an insert brings along. Raises `Unfit` when it brings none."""
     ref = insert.mail.content
-    if insert.content is not None:
-        return (ref.id, insert.content, None, len(insert.content))
     staged = find_staged(ref.id)
-    if staged is None:
+    if staged is not None:
+        return (ref.id, None, staged.file, staged.size)
+    if insert.content is None:
         raise Unfit("the content is not there")
-    return (ref.id, None, staged.file, staged.size)
+    return (ref.id, insert.content, None, len(insert.content))
 
 
 def insert_row(insert: Insert) -> MailRow:

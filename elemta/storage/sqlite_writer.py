@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import orjson
 
+from elemta.mail.ids import is_queue_id
 from elemta.mail.outcome import Attempt
 from elemta.storage import sqlite_statements as sql
 from elemta.storage.base import (
@@ -162,8 +163,14 @@ class Writer:
 
     def commit(self, batch: Sequence[Change]) -> list[Result]:
         """One transaction for the whole batch; see `QueueStore.commit`."""
-        if any(isinstance(change, Insert) for change in batch):
-            self._check_space()
+        new = sum(isinstance(change, Insert) for change in batch)
+        if new:
+            try:
+                self._check_space()
+            except StoreFull:
+                if new == len(batch):
+                    raise
+                return self._commit_without_inserts(batch)
         try:
             rows = sql.rows_of(batch, self._contents.staged)
             if rows.staged:
@@ -179,12 +186,29 @@ class Writer:
         self._release_dropped()
         return results
 
+    def _commit_without_inserts(self, batch: Sequence[Change]) -> list[Result]:
+        """Without room for new mail, the old must still go out."""
+        others = iter(self.commit([change for change in batch if not isinstance(change, Insert)]))
+        return [self._present(change) if isinstance(change, Insert) else next(others) for change in batch]
+
+    def _present(self, insert: Insert) -> Result:
+        """A mail that landed already is not refused, when its batch is repeated."""
+        return self._transact(
+            lambda connection: (
+                Result.APPLIED if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone() else Result.REFUSED
+            )
+        )
+
     def _check_space(self) -> None:
+        connection = self._ready()
         try:
-            self._place.check_space(self._ready())
-        except StoreFull:
-            self._contents.remove_surplus(0)
-            self._place.check_space(self._ready())
+            try:
+                self._place.check_space(connection)
+            except StoreFull:
+                self._contents.remove_surplus(0)
+                self._place.check_space(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, self._place.database) from error
 
     def _sync_names(self) -> None:
         """Make the names of staged content durable before anything refers to them."""
@@ -199,12 +223,12 @@ class Writer:
         results = []
         for change in batch:
             connection.execute("SAVEPOINT one")
-            brought: list[str] = []
+            before = len(staged)
             try:
-                results.append(self._apply_one(connection, change, brought))
-                staged.extend(brought)
+                results.append(self._apply_one(connection, change, staged))
             except (Unfit, *POISON):
                 connection.execute("ROLLBACK TO one")
+                del staged[before:]
                 results.append(Result.REFUSED)
             connection.execute("RELEASE one")
         return results
@@ -213,6 +237,8 @@ class Writer:
         if isinstance(change, Insert):
             self._insert_one(connection, change, staged)
             return Result.APPLIED
+        if not is_queue_id(change.id):
+            return Result.GONE
         if isinstance(change, Settle | Begin):
             fence = _fence(connection, change)
             if fence is not Result.APPLIED:
@@ -234,7 +260,8 @@ class Writer:
         ref = insert.mail.content
         known = connection.execute(sql.CONTENT_SIZE, (ref.id,)).fetchone()
         if known is None:
-            content = sql.content_row(insert, self._contents.staged)
+            # Once is all: when the mail leaves in the same batch, its content is gone like any other.
+            content = sql.content_row(insert, lambda each: None if each in staged else self._contents.staged(each))
             sql.INSERT_CONTENT.run(connection, [content])
             known = content[3:]
             if content[2] is not None:
@@ -381,13 +408,13 @@ def _obey(connection: sqlite3.Connection, order: Order, ids: Sequence[str]) -> O
 
 
 def _remove_finished(connection: sqlite3.Connection, retention: Retention) -> int:
-    finished: list[str] = []
+    finished: list[tuple[float, str]] = []
     for state, before in (
         (QueueState.DELIVERED, retention.delivered_before),
         (QueueState.FAILED, retention.failed_before),
     ):
         if before is not None:
             values = {"state": state.value, "before": before, "limit": max(retention.limit, 0)}
-            finished += [row[0] for row in connection.execute(sql.FINISHED_BEFORE, values)]
-    ids = sorted(finished)[: max(retention.limit, 0)]
+            finished += connection.execute(sql.FINISHED_BEFORE, values).fetchall()
+    ids = [queue_id for _, queue_id in sorted(finished)[: max(retention.limit, 0)]]
     return len(connection.execute(sql.DELETE, {"ids": _json(ids)}).fetchall())

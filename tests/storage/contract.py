@@ -264,6 +264,12 @@ class Contents:
             assert await commit(store, Settle(mail.id, "one", token, None, (), (report,))) == [APPLIED]
             assert await store.read(mail.content, 0, 1000) == OCTETS
 
+    async def test_a_mail_may_be_empty(self, stores: Stores, post: Post) -> None:
+        insert = post.insert(b"")
+        async with opened(stores) as store:
+            assert await commit(store, insert) == [APPLIED]
+            assert await store.read(insert.mail.content, 0, 10) == b""
+
     async def test_content_of_another_size_is_missing(self, stores: Stores, post: Post) -> None:
         insert = post.insert()
         async with opened(stores) as store:
@@ -520,6 +526,19 @@ class Attempting:
             with pytest.raises(ContentMissing):
                 await store.read(fresh.mail.content, 0, 1)
 
+    @pytest.mark.parametrize("queue_id", ["", "no such id", "%", "\udc80", "'; --"])
+    async def test_an_id_of_another_form_is_no_mails(self, stores: Stores, post: Post, queue_id: str) -> None:
+        async with opened(stores) as store:
+            token = (await store.join("one", START)).token
+            insert = post.insert()
+            batch: list[Change] = [Begin(queue_id, "one", token, START), Withdraw(queue_id), insert]
+            assert await store.commit([*batch, Settle(queue_id, "one", token, None)]) == [GONE, GONE, APPLIED, GONE]
+            assert await store.get(queue_id) is None
+            assert await store.attempts(queue_id) == []
+            with pytest.raises(ContentMissing):
+                await store.read(ContentRef(queue_id, 1), 0, 1)
+            assert await ids(store) == [insert.mail.id]
+
     async def test_changes_of_one_mail_apply_in_order(self, stores: Stores, post: Post) -> None:
         async with opened(stores) as store:
             token = (await store.join("one", START)).token
@@ -647,6 +666,8 @@ class Looking:
             (Filter(received_before=START - 51), []),
             (Filter(sender="@y.org", states=frozenset({QueueState.ACTIVE}), recipient="@example.net"), [a]),
             (Filter(sender="%", recipient="%"), []),
+            (Filter(sender="\udc80"), []),
+            (Filter(ids=frozenset({"\udc80", "", "%", a})), [a]),
         ]
         async with opened(stores) as store:
             await store.commit(inserts)

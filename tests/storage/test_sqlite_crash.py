@@ -21,6 +21,7 @@ from elemta.storage.records import PIECE_OCTETS
 from elemta.storage.sqlite import SqliteStore
 from tests.storage.committer import content_of
 from tests.storage.mails import START
+from tests.storage.mounting import mounted
 
 COMMITTER = Path(__file__).with_name("committer.py")
 Needs = Callable[[str], Path]
@@ -176,20 +177,6 @@ async def test_a_disk_that_never_syncs_again(tmp_path: Path, needs: Needs) -> No
     assert any(error.startswith("CommitUnknown: ") for error in ledger.errors), ledger.errors
     assert all("system's log" in error for error in ledger.errors)
     await ledger.check(tmp_path / "queue")
-
-
-@contextmanager
-def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
-    """A file system of its own, for root alone."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: it mounts a file system")
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", *arguments, str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        # Lazily: a check that failed leaves the database open.
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def make_disk(image: Path, mkfs: str) -> Path:
