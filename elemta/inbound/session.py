@@ -196,7 +196,7 @@ class Session:
         self._smtp.receive_data(data)
 
     def _move_deadline(self) -> None:
-        """Give the client its time. A deadline that is nearly right stays: moving it costs more than parsing a command."""
+        """Give the client its time. A deadline that is nearly right stays: moving it costs more than a command."""
         due = self._deadline(trio.current_time())
         if not 0 <= due - self._scope.deadline <= DEADLINE_SLACK_SECONDS:
             self._scope.deadline = due

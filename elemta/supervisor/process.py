@@ -159,7 +159,9 @@ class _Process:
             clock=self._runtime.clock,
         )
         await nursery.start(
-            partial(serve, control_app(control), bind=f"unix:{self._control_path}", shutdown=self._web_stop, log=self._log)
+            partial(
+                serve, control_app(control), bind=f"unix:{self._control_path}", shutdown=self._web_stop, log=self._log
+            )
         )
         web: Endpoint | None = None
         if config.web.enabled:
