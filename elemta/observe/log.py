@@ -14,6 +14,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 #: Characters of one logged value: longer ones are an attack or a mistake, and are cut.
 MAX_VALUE_CHARACTERS = 512
 
+#: Characters of one logged traceback: some two hundred lines.
+MAX_TRACEBACK_CHARACTERS = 16_384
+
 #: The C0 and C1 controls, DEL, line and paragraph separators, and the bidirectional controls, which forge lines
 #: on a terminal as well.
 _UNSAFE = {
@@ -28,6 +31,9 @@ _UNSAFE = {
         0xFEFF,
     )
 }
+
+#: Line breaks are the form of a traceback; JSON escapes them.
+_UNSAFE_IN_TRACEBACK = {code: text for code, text in _UNSAFE.items() if code != 0x0A}
 
 
 def printable(value: str) -> str:
@@ -44,6 +50,14 @@ def escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     for key, value in event.items():
         if type(value) is str and not (value.isascii() and value.isprintable() and len(value) < MAX_VALUE_CHARACTERS):
             event[key] = printable(value)
+    return event
+
+
+def escape_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """structlog processor: makes a traceback printable but for its line breaks, and keeps its end, which says most."""
+    trace = event.get("exception")
+    if isinstance(trace, str):
+        event["exception"] = trace[-MAX_TRACEBACK_CHARACTERS:].translate(_UNSAFE_IN_TRACEBACK)
     return event
 
 
@@ -75,7 +89,7 @@ def make_logger(level: str, form: str, stream: TextIO | None = None) -> Filterin
         renderer = structlog.dev.ConsoleRenderer(colors=_is_terminal(target))
         processors = [*shared, escape_values, renderer]
         return _wrap(structlog.PrintLogger(target), processors, wrapper)
-    processors = [*shared, structlog.processors.format_exc_info, escape_values, _render_json]
+    processors = [*shared, escape_values, structlog.processors.format_exc_info, escape_traceback, _render_json]
     return _wrap(structlog.BytesLogger(target.buffer), processors, wrapper)
 
 

@@ -1,4 +1,4 @@
-"""What SQLite and the file system say, in the terms of the store's contract.
+"""Failures of SQLite or the file system in the terms of the store's contract.
 
 What is not here: what is done about it (`sqlite_writer`).
 """

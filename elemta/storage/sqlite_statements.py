@@ -1,4 +1,4 @@
-"""The statements of the SQLite store, and a batch of changes as rows for them.
+"""The statements of the SQLite store with the rows for them.
 
 What is not here: running them (`sqlite_writer`, `sqlite_reader`). All texts are constant, so that each is
 prepared once.
