@@ -1,10 +1,12 @@
 """Promises 23, 24: attacks fill no log and forge no line of it; malformed mail goes through as it came."""
 
+import json
 import random
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,17 +47,23 @@ NASTY = [
 ]
 
 
-def fuzzed(chance: random.Random) -> bytes:
-    """One session's input: honest lines in any order, some of them damaged."""
-    said = bytearray()
-    start = HONEST[:1] if chance.random() < 0.7 else []
-    for line in [*start, *chance.choices(HONEST, k=chance.randrange(1, 20))]:
-        damaged = bytearray(line)
-        for _ in range(chance.choice((0, 0, 1, 3))):
-            at = chance.randrange(len(damaged) + 1)
-            damaged[at : at + chance.randrange(3)] = chance.choice(NASTY)
-        said += damaged
-    return bytes(said)
+#: Lines of `HONEST` that make a mail, with DATA and with BDAT.
+DIALOGUES = [(0, 2, 4, 6, 7, 19), (1, 3, 5, 6, 7, 19), (0, 2, 4, 5, 8, 9, 10, 2, 4, 6, 7)]
+
+
+def fuzzed(chance: random.Random) -> list[bytes]:
+    """One session's pieces: a dialogue or honest lines in any order, some of them damaged."""
+    lines = [HONEST[number] for number in chance.choice(DIALOGUES)]
+    if chance.random() < 0.3:
+        lines = [HONEST[0], *chance.choices(HONEST, k=chance.randrange(1, 20))]
+    damages = chance.choice((0, 1, 1, 2, 5))
+    for _ in range(damages):
+        which = chance.randrange(len(lines))
+        damaged = bytearray(lines[which])
+        at = chance.randrange(len(damaged) + 1)
+        damaged[at : at + chance.randrange(3)] = chance.choice(NASTY)
+        lines[which] = bytes(damaged)
+    return lines
 
 
 @pytest.fixture
@@ -65,27 +73,23 @@ def taken(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def session(port: int, seed: int) -> None:
-    """One hostile session, in one piece or line by line, ended politely or not."""
+    """One hostile session, in one piece or waiting for replies."""
     chance = random.Random(seed)
-    said = fuzzed(chance)
+    pieces = fuzzed(chance)
+    patient = chance.random() < 0.7
     with Wire(port) as wire:
-        pieces = [said] if chance.random() < 0.5 else said.splitlines(keepends=True)
-        try:
-            if chance.random() < 0.8:
+        with suppress(OSError):
+            if chance.random() < 0.9:
                 wire.reply()
-            for piece in pieces:
+            for piece in pieces if patient else [b"".join(pieces)]:
                 wire.send(piece)
-                if len(pieces) > 1:
-                    wire.socket.settimeout(0.02)
-                    try:
-                        wire.socket.recv(4096)
-                    except TimeoutError:
-                        continue
+                wire.socket.settimeout(0.05)  # a damaged line may have no reply to wait for
+                with suppress(TimeoutError):
+                    wire.socket.recv(65536)
             wire.socket.settimeout(30)
             wire.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-        wire.rest()
+            while wire.socket.recv(65536):
+                continue
 
 
 def test_fuzzed_sessions_leave_a_line_each(taken: ServerProcess) -> None:
@@ -104,13 +108,13 @@ def check_fuzzed_sessions(taken: ServerProcess, sessions: int) -> None:
     assert "Traceback" not in text
     assert not any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for line in lines for char in line)
     assert not any(char in text for char in "\u2028\u2029\u202e")
-    events = taken.events
-    assert len(events) == len(lines), "every line is an event"
+    events = [json.loads(line) for line in lines]
     kinds = Counter(event["event"] for event in events)
     # A mail that is taken and delivered has events of its own; an attack that gets nowhere has its session's alone.
     mails = {"mail.accepted", "delivery.outcome", "queue.report"}
     assert set(kinds) - mails == {"queue.joined", "server.ready", "session.ended"}, kinds
     assert kinds["session.ended"] == sessions + 1
+    assert kinds["mail.accepted"] > sessions / 10, "too few sessions got as far as a mail"
     assert kinds["delivery.outcome"] <= 20 * kinds["mail.accepted"]
     assert {event["level"] for event in events} <= {"info", "warning"}
 

@@ -93,7 +93,7 @@ def test_postfix_relays_through_elemta(tmp_path: Path, open_folder: Path, sink: 
 
 
 def smtp_source(needs: Needs, port: int, *, mails: int, sessions: int = 10) -> None:
-    command = [needs("smtp-source"), "-s", str(sessions), "-m", str(mails), "-l", "4096"]
+    command = [str(needs("smtp-source")), "-s", str(sessions), "-m", str(mails), "-l", "4096"]
     command += ["-f", SENDER, "-t", RECIPIENT, f"127.0.0.1:{port}"]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
 
