@@ -40,6 +40,10 @@ class Stores(Protocol):
         ...
 
 
+#: A store that takes longer to close has hung.
+CLOSE_SECONDS = 10.0
+
+
 @asynccontextmanager
 async def opened(stores: Stores) -> AsyncIterator[QueueStore]:
     """A store that is open for the block and closed after it."""
@@ -48,7 +52,8 @@ async def opened(stores: Stores) -> AsyncIterator[QueueStore]:
     try:
         yield store
     finally:
-        await store.close()
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await store.close()
 
 
 class Post:
