@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from elemta.mail.address import Address
 from elemta.mail.envelope import BodyType, Envelope, Notify, Recipient, Ret
