@@ -38,8 +38,7 @@ def _answer_starttls(session: Session, reply: Reply) -> None:
     accepted = accepts(reply)
     session.send(reply)
     if accepted:
-        # What came in the clear behind STARTTLS must never be heard, RFC 3207 §4.2.
-        session.lines.clear()
+        # Nothing is read in this state, and `tls_started` forgets what came in the clear: RFC 3207 §4.2.
         session.state = State.HANDSHAKE
 
 

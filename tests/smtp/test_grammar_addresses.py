@@ -87,6 +87,20 @@ def test_a_routed_recipient_never_passes(text: str) -> None:
     assert not set("%!@") & set(event.recipient.address.local)
 
 
+def test_the_limit_of_a_path() -> None:
+    # RFC 5321 §4.5.3.1.3: 256 octets with the brackets.
+    longest = "a" * 60 + "@" + "abcd." * 38 + "efg"
+    assert len(longest) == grammar.MAX_PATH_OCTETS - len("<>")
+    assert str(grammar.parse_address(longest)) == longest
+    assert commands.parse_rcpt(f"TO:<{longest}>".encode()).recipient.address == grammar.parse_address(longest)
+    with pytest.raises(AddressError) as caught:
+        grammar.parse_address("a" + longest)
+    assert caught.value.fault is AddressFault.TOO_LONG
+    with pytest.raises(CommandRefused) as refused:
+        commands.parse_rcpt(f"TO:<a{longest}>".encode())
+    assert refused.value.reply.code == 501
+
+
 # ---- domains, literals ---------------------------------------------------------------------------
 
 

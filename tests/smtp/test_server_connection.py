@@ -166,6 +166,44 @@ def test_plaintext_behind_starttls_is_dropped() -> None:
     assert connection.data_to_send() == b""
 
 
+def test_tls_forgets_who_authenticated() -> None:
+    driver = Driver(OPTIONS)
+    driver.policy.auth[:] = [Reply(235, "2.7.0", "welcome")]
+    driver = Driver(OPTIONS, driver.policy)
+    driver.feed(EHLO)
+    driver.feed(b"AUTH PLAIN AGEAYg==\r\n")
+    assert driver.connection.authenticated_user is not None
+    driver.feed(b"STARTTLS\r\n")
+    driver.connection.tls_started()
+    assert driver.connection.authenticated_user is None
+
+
+def test_a_second_hello_ends_a_transaction_even_if_it_is_refused() -> None:
+    connection = connected(EHLO)
+    connection.next_event()
+    connection.reply(OK)
+    connection.receive_data(b"MAIL FROM:<>\r\n")
+    connection.next_event()
+    connection.reply(OK)
+    connection.receive_data(EHLO)
+    assert connection.next_event() == Reset()
+    assert not connection.in_transaction
+    connection.next_event()
+    connection.reply(Reply(550, "5.7.1", "not you"))
+    assert not connection.in_transaction
+
+
+@pytest.mark.parametrize("end", [b"RSET\r\n", EHLO, b"DATA\r\nx\r\n.\r\n", b"BDAT 0 LAST\r\n", b"BDAT 2 LAST\r\n\0\0"])
+def test_each_transaction_counts_its_own_recipients(end: bytes) -> None:
+    driver = Driver(evolve(OPTIONS, max_recipients=1, forbid_early_talk=False))
+    for _ in range(3):
+        driver.feed(EHLO + b"MAIL FROM:<>\r\n")
+        assert driver.feed(b"RCPT TO:<a@b.example>\r\n").startswith(b"250 ")
+        assert driver.feed(b"RCPT TO:<a@b.example>\r\n").startswith(b"452 ")
+        driver.feed(end)
+        assert not driver.connection.in_transaction
+
+
 # ---- misuse --------------------------------------------------------------------------------------
 
 
