@@ -1,7 +1,7 @@
 """The queue in one SQLite database: the embedded default.
 
 What is not here: statements, tables, files (`sqlite_writer` and its neighbours). This module gives each verb its one
-thread hop: one thread at a time changes the queue, another one looks into it, some more write staged content.
+thread hop: one thread at a time changes the queue, one looks into it, one searches it, some more write staged content.
 
 Raises `StoreUnavailable`, `StoreFull`, `CommitUnknown`, `ContentMissing`, as the contract says.
 """
@@ -32,6 +32,7 @@ from elemta.storage.sqlite_errors import explain
 from elemta.storage.sqlite_place import BUSY_SECONDS, OLDEST_SQLITE, Place
 from elemta.storage.sqlite_reader import Reader
 from elemta.storage.sqlite_schema import UnknownSchema, migrate
+from elemta.storage.sqlite_scout import Scout
 from elemta.storage.sqlite_writer import CLEANUP_ROWS, Writer
 
 #: Threads that write staged content: two keep a disk busy, the others wait for its syncs.
@@ -60,8 +61,11 @@ class SqliteStore:
         self._contents = ContentFolder(self._place.contents)
         self._writer = Writer(self._place, self._contents)
         self._reader = Reader(self._place, self._contents)
+        self._scout = Scout(self._place)
+        self._searching = trio.Lock()
         self._one_writer = trio.CapacityLimiter(1)
         self._one_reader = trio.CapacityLimiter(1)
+        self._one_scout = trio.CapacityLimiter(1)
         self._stagers = trio.CapacityLimiter(STAGING_THREADS)
 
     async def open(self) -> None:
@@ -86,19 +90,27 @@ class SqliteStore:
             raise explain(error, self._place.database) from error
         self._writer.open()
         self._reader.open()
+        self._scout.open()
 
     async def close(self) -> None:
         """Let go of the database; see `QueueStore.close`."""
+        await self._threads.run(self._one_scout, self._scout.close)
         await self._threads.run(self._one_reader, self._reader.close)
         await self._threads.run(self._one_writer, self._writer.close)
 
     async def join(self, owner: str, now: float) -> Joined:
         """Take part as `owner`; see `QueueStore.join`."""
-        return await self._threads.run(self._one_writer, self._writer.join, owner)
+        try:
+            return await self._threads.run(self._one_writer, self._writer.join, owner)
+        finally:
+            self._scout.forget()
 
     async def commit(self, batch: Sequence[Change]) -> list[Result]:
         """One transaction and one sync for the batch; see `QueueStore.commit`. A cancelled commit has done nothing."""
-        return await self._threads.run(self._one_writer, self._writer.commit, batch)
+        try:
+            return await self._threads.run(self._one_writer, self._writer.commit, batch)
+        finally:
+            self._scout.note(batch)
 
     async def stage(self) -> "SqliteWriter":
         """Begin to stage content in a file of its own."""
@@ -112,7 +124,20 @@ class SqliteStore:
 
     async def claim(self, claim: Claim) -> list[QueuedMail]:
         """Take ownership of due mails; see `QueueStore.claim`."""
-        return await self._threads.run(self._one_writer, self._writer.claim, claim)
+        if not claim.exclude:
+            return await self._threads.run(self._one_writer, self._writer.claim, claim)
+        async with self._searching:
+            passed, found = self._scout.begin(), None
+            try:
+                search = await self._threads.run(self._one_scout, self._scout.search, claim, passed)
+                mails: list[QueuedMail] = []
+                if search.ids:
+                    mails = await self._threads.run(self._one_writer, self._writer.claim_found, claim, search.ids)
+                if len(mails) == len(search.ids):
+                    found = search
+                return mails
+            finally:
+                self._scout.end(found)
 
     async def next_due(self) -> float | None:
         """When the earliest claimable mail is due."""
@@ -137,7 +162,10 @@ class SqliteStore:
     async def apply(self, order: Order) -> Ordered:
         """Find what an order means beside the commits, then carry it out; see `QueueStore.apply`."""
         ids = await self._threads.run(self._one_reader, self._reader.meant, order)
-        return await self._threads.run(self._one_writer, self._writer.apply, order, ids)
+        try:
+            return await self._threads.run(self._one_writer, self._writer.apply, order, ids)
+        finally:
+            self._scout.forget()
 
     async def cleanup(self, retention: Retention) -> int:
         """Remove what is past its retention, in short transactions; see `QueueStore.cleanup`."""

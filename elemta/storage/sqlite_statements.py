@@ -120,7 +120,6 @@ def _due(priority: int) -> str:
     return (
         "SELECT id FROM (SELECT id FROM mails INDEXED BY mails_due"
         f" WHERE owner = '' AND {_WAITING} AND priority = {priority} AND next_attempt_at <= :now"
-        " AND destination NOT IN (SELECT value FROM json_each(:exclude))"
         " ORDER BY next_attempt_at, destination, id LIMIT :limit)"
     )
 
@@ -134,13 +133,34 @@ def _claim(priorities: Sequence[int]) -> str:
     )
 
 
-_PRIORITIES = (3, 2, 1, 0)
-CLAIM_ANY = _claim(_PRIORITIES)
-CLAIM_PRIORITY = {priority: _claim([priority]) for priority in _PRIORITIES}
+PRIORITIES = (3, 2, 1, 0)
+CLAIM_ANY = _claim(PRIORITIES)
+CLAIM_PRIORITY = {priority: _claim([priority]) for priority in PRIORITIES}
+#: Takes mails that a search found; they may have changed since. The `+` keeps the planner from looking for them among
+#: all that nobody owns.
+CLAIM_FOUND = (
+    "UPDATE mails SET owner = :owner, token = :token, state = 'active'"
+    f" WHERE id IN (SELECT value FROM json_each(:ids)) AND +owner = '' AND {_WAITING} AND next_attempt_at <= :now"
+    " AND EXISTS (SELECT 1 FROM nodes WHERE owner = :owner AND token = :token)"
+    f" RETURNING {_COLUMNS}"
+)
+_BETWEEN = (
+    f"FROM mails INDEXED BY mails_due WHERE owner = '' AND {_WAITING} AND priority = :priority"
+    " AND (next_attempt_at, destination, id) > (:moment, :destination, :id)"
+    " AND (next_attempt_at, destination, id) <= (:until, :last_destination, :last_id)"
+)
+_BY_KEY = "ORDER BY next_attempt_at, destination, id"
+#: The key at which a step of a search ends; none when fewer mails than a step are left.
+SCOUT_STEP = f"SELECT next_attempt_at, destination, id {_BETWEEN} {_BY_KEY} LIMIT 1 OFFSET :step"
+SCOUT_DESTINATIONS = f"SELECT destination, min(next_attempt_at) {_BETWEEN} GROUP BY destination"
+SCOUT_MAILS = (
+    f"SELECT next_attempt_at, destination, id {_BETWEEN}"
+    f" AND destination NOT IN (SELECT value FROM json_each(:exclude)) {_BY_KEY} LIMIT :limit"
+)
 NEXT_DUE = " UNION ALL ".join(
     f"SELECT * FROM (SELECT next_attempt_at FROM mails INDEXED BY mails_due WHERE owner = '' AND {_WAITING}"
     f" AND priority = {priority} ORDER BY next_attempt_at LIMIT 1)"
-    for priority in _PRIORITIES
+    for priority in PRIORITIES
 )
 
 GET = f"SELECT {_COLUMNS} FROM mails WHERE id = ?"

@@ -104,10 +104,15 @@ class Writer:
             raise StoreUnavailable(f"the disk under {self._place.database} still fails: look into the system's log")
         return self._connection
 
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one transaction. Raises the contract's errors, and `POISON` as it is."""
+    def _transact(self, work: Callable[[sqlite3.Connection], T], *, synced: bool = True) -> T:
+        """Run `work` in one transaction. Raises the contract's errors, and `POISON` as it is.
+
+        Without the sync it outlives the process, but the power only once a later transaction is synced.
+        """
         connection = self._ready()
         try:
+            if not synced:
+                connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
             connection.execute("COMMIT")
@@ -119,7 +124,17 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
+        finally:
+            if not synced:
+                self._sync_again()
         return result
+
+    def _sync_again(self) -> None:
+        try:
+            self._ready().execute("PRAGMA synchronous = FULL")
+        except (sqlite3.Error, StoreUnavailable):
+            # Whatever comes next begins with a new connection, which syncs.
+            self._in_doubt = True
 
     def _roll_back(self) -> None:
         connection = self._connection
@@ -293,16 +308,19 @@ class Writer:
         return self._transact(lambda connection: _join(connection, owner))
 
     def claim(self, claim: Claim) -> list[QueuedMail]:
-        """Take ownership of due mails; see `QueueStore.claim`."""
-        values = {
-            "owner": claim.owner,
-            "token": claim.token,
-            "now": claim.now,
-            "limit": max(claim.limit, 0),
-            "exclude": _json(list(claim.exclude)),
-        }
+        """Take the first mails that are due, whatever their destination."""
         statement = sql.CLAIM_ANY if claim.priority is None else sql.CLAIM_PRIORITY[int(claim.priority)]
-        rows = self._transact(lambda connection: connection.execute(statement, values).fetchall())
+        return self._claim(statement, claim, limit=max(claim.limit, 0))
+
+    def claim_found(self, claim: Claim, ids: Sequence[str]) -> list[QueuedMail]:
+        """Take mails that a search found, unless they changed since."""
+        return self._claim(sql.CLAIM_FOUND, claim, ids=_json(ids))
+
+    def _claim(self, statement: str, claim: Claim, **terms: object) -> list[QueuedMail]:
+        values = {"owner": claim.owner, "token": claim.token, "now": claim.now, **terms}
+        # Not synced: a claim that the power takes along is one that `join` would have ended anyway, and what follows
+        # from a claim (an attempt begins, a mail leaves) is synced with everything before it.
+        rows = self._transact(lambda connection: connection.execute(statement, values).fetchall(), synced=False)
         mails = [decode_mail(row) for row in rows]
         mails.sort(key=lambda mail: (-mail.priority, mail.next_attempt_at, mail.destination, mail.id))
         return mails
@@ -324,7 +342,7 @@ class Writer:
     def remove_attempts(self, before: float) -> int:
         """Remove at most `CLEANUP_ROWS` old attempts; returns how many went."""
         values = {"before": before, "limit": CLEANUP_ROWS}
-        return self._transact(lambda connection: connection.execute(sql.OLD_ATTEMPTS, values).rowcount)
+        return self._transact(lambda connection: connection.execute(sql.OLD_ATTEMPTS, values).rowcount, synced=False)
 
     def remove_staged(self, before: float) -> None:
         """Give up content that was staged before a moment and that no insert refers to."""

@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from elemta.runtime.clock import SystemClock
 from elemta.runtime.ids import SecureIds
 from elemta.runtime.threads import InlineThreads
-from elemta.storage.base import Begin, ContentWriter, Insert, Settle, StoreUnavailable
+from elemta.storage.base import Begin, Claim, ContentWriter, Insert, Settle, StoreUnavailable
 from elemta.storage.records import PIECE_OCTETS, ContentRef, QueuedMail, QueueState
 from elemta.storage.sqlite import SqliteStore
 from tests.storage.mails import START, Post, attempt
@@ -78,7 +78,9 @@ class Committer:
                 for each, result in zip(inserts, results, strict=True)
             ]
         )
-        self._waiting += [each.mail for each in inserts]
+        self._waiting += [each.mail for each in inserts if each.mail.owner]
+        # A claim is not synced; what comes after it must be.
+        self._waiting += await self._store.claim(Claim("one", self._token, START, 100))
 
     async def _new(self) -> Insert:
         queue_id, size = self._ids.new_id(), self._chance.choice(SIZES)
@@ -87,7 +89,11 @@ class Committer:
         if size == SIZES[-1]:
             content_id = await write(await self._store.stage(), octets)
         mail = attrs.evolve(
-            self._plain, id=queue_id, origin_id=queue_id, content=ContentRef(content_id, size), owner="one"
+            self._plain,
+            id=queue_id,
+            origin_id=queue_id,
+            content=ContentRef(content_id, size),
+            owner=self._chance.choice(("", "one")),
         )
         return Insert(mail, octets if content_id == queue_id else None)
 
@@ -96,7 +102,9 @@ class Committer:
         going = [self._waiting.pop() for _ in range(len(self._waiting) * 3 // 4)]
         say([f"> {mail.id}" for mail in going])
         await self._store.commit([Begin(mail.id, "one", self._token, START) for mail in going])
-        deferred = [attrs.evolve(mail, state=QueueState.DEFERRED, attempts=1) for mail in going[:2]]
+        # Beyond the claims' time, so that none of them is tried twice.
+        waits = attrs.evolve(self._plain, state=QueueState.DEFERRED, attempts=1, next_attempt_at=START + 1000)
+        deferred = [attrs.evolve(waits, id=mail.id, origin_id=mail.id, content=mail.content) for mail in going[:2]]
         await self._store.commit(
             [
                 *(Settle(mail.id, "one", self._token, mail, (attempt(),)) for mail in deferred),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from elemta.mail.outcome import AttemptResult
 from elemta.mail.reply import Reply
 from elemta.runtime.ids import SeededIds
 from elemta.runtime.threads import InlineThreads
+from elemta.storage import sqlite_scout
 from elemta.storage.base import (
     Begin,
     Change,
@@ -124,7 +126,7 @@ class Pair:
             self._token(owner),
             self.pick(TIMES),
             self.pick((0, 1, 2, 50)),
-            frozenset({"a"} if self.chance() else ()),
+            frozenset(self.pick(("", "a", "b", "ab", "abc"))),
             self.pick((None, None, Priority.NORMAL, Priority.HIGH)),
         )
         await self.both(lambda store: store.claim(claim))
@@ -165,7 +167,7 @@ class Pair:
         mail = self._post.mail(
             octets or b"",
             priority=self.pick((Priority.NORMAL, Priority.HIGH)),
-            destination=self.pick("ab"),
+            destination=self.pick("aabc"),
             state=self.pick((QueueState.ACTIVE, QueueState.ACTIVE, *QueueState)),
             next_attempt_at=self.pick(TIMES),
             owner=self.pick(("", "", *OWNERS)),
@@ -224,7 +226,9 @@ class Pair:
 @settings(phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 @given(st.data())
 async def test_sqlite_agrees_with_the_reference(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory(dir=FAST) as folder:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=FAST) as folder:
+        patch.setattr(sqlite_scout, "FIRST_STEP_MAILS", data.draw(st.integers(1, 4)))
+        patch.setattr(sqlite_scout, "REMEMBERED_DESTINATIONS", data.draw(st.integers(1, 3)))
         pair = Pair(folder, data)
         await pair.sqlite.open()
         steps = [pair.commit] * 6 + [pair.claim] * 2
@@ -236,3 +240,45 @@ async def test_sqlite_agrees_with_the_reference(data: st.DataObject) -> None:
         await pair.restart()
         await pair.compare()
         await pair.sqlite.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_claims_agree_behind_a_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """The same mails in the same order, however often destinations come and go among the excluded."""
+    monkeypatch.setattr(sqlite_scout, "FIRST_STEP_MAILS", 3)
+    monkeypatch.setattr(sqlite_scout, "STEP_MAILS", 7)
+    chance, post = random.Random(seed), Post()
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
+        stores: list[QueueStore] = [MemoryStore(), SqliteStore(folder, InlineThreads(), HandClock())]
+        for store in stores:
+            await store.open()
+            await store.join("one", START)
+        claimed = 0
+        held: list[QueuedMail] = []
+        for now in range(150):
+            batch: list[Change] = [some_insert(post, chance, now) for _ in range(chance.choice((0, 1, 5)))]
+            for _ in range(min(len(held), chance.choice((0, 3)))):
+                mail = held.pop(chance.randrange(len(held)))
+                later = attrs.evolve(
+                    mail, state=QueueState.DEFERRED, next_attempt_at=START + now + chance.randint(-9, 9)
+                )
+                batch.append(Settle(mail.id, "one", 1, chance.choice((later, attrs.evolve(mail, owner="")))))
+            exclude = frozenset(chance.sample("abcd", chance.choice((0, 1, 1, 2, 3))))
+            claim = Claim(
+                "one", 1, START + now, chance.choice((1, 2, 5)), exclude, chance.choice((None, Priority.HIGH))
+            )
+            answers = [(await store.commit(batch), await store.claim(claim)) for store in stores]
+            assert answers[0] == answers[1]
+            held += answers[0][1]
+            claimed += len(answers[0][1])
+        assert claimed > 50
+        await stores[1].close()
+
+
+def some_insert(post: Post, chance: random.Random, now: int) -> Insert:
+    return post.insert(
+        destination=chance.choice("aaaaabcd"),
+        priority=chance.choice((Priority.NORMAL, Priority.NORMAL, Priority.HIGH)),
+        next_attempt_at=START + now - chance.choice((0, 0, 0, 3, -5)),
+        owner=chance.choice(("", "", "", "one")),
+    )

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
@@ -304,6 +305,10 @@ def test_this_sqlite_is_new_enough() -> None:
         sql.CLAIM_ANY,
         sql.CLAIM_PRIORITY[1],
         sql.NEXT_DUE,
+        sql.CLAIM_FOUND,
+        sql.SCOUT_STEP,
+        sql.SCOUT_DESTINATIONS,
+        sql.SCOUT_MAILS,
         sql.RELEASE_OWNED,
         sql.IN_FLIGHT_OF,
         sql.FINISHED_BEFORE,
@@ -322,11 +327,12 @@ async def test_no_statement_of_the_road_looks_at_every_mail(stores: SqliteStores
     async with opened(stores):
         database = sqlite3.connect(stores.database)
         marks = statement.count("?")
-        names = ("owner", "token", "now", "limit", "exclude", "ids", "reason", "state", "before")
-        values = [None] * marks if marks else dict.fromkeys(names)
+        values = [None] * marks if marks else dict.fromkeys(re.findall(r":(\w+)", statement))
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
         database.close()
     assert plan
+    if "id IN (SELECT value" in statement:
+        assert "SEARCH mails USING PRIMARY KEY (id=?)" in plan
     assert not [
         step
         for step in plan
@@ -441,14 +447,15 @@ async def test_a_disk_without_inodes_is_full(tmp_path: Path, post: Post) -> None
 async def test_the_log_does_not_grow_without_end(stores: SqliteStores, post: Post) -> None:
     async with opened(stores) as store:
         token = (await store.join("one", START)).token
+        octets = os.urandom(100_000)
         sizes = []
-        for _ in range(12):
-            for _ in range(10):
-                inserts = [post.insert(os.urandom(20_000), owner="one") for _ in range(20)]
-                await store.commit(inserts)
-                await store.commit([Settle(insert.mail.id, "one", token, None) for insert in inserts])
+        for _ in range(90):
+            inserts = [post.insert(octets, owner="one") for _ in range(20)]
+            await store.commit(inserts)
+            await store.commit([Settle(insert.mail.id, "one", token, None) for insert in inserts])
             sizes.append((stores.folder / "queue.db-wal").stat().st_size)
-        assert max(sizes) < CHECKPOINT_PAGES * 4120 * 1.2
+        # 180 MB were written by then; a page of log has 4120 octets.
+        assert max(sizes) < CHECKPOINT_PAGES * 4120 * 1.1
         assert stores.database.stat().st_size < 10_000_000
 
 
