@@ -100,16 +100,13 @@ def parse_domain(text: str) -> str:
     """A domain or address literal in the form that `Address` compares. Raises `AddressError`."""
     if text.startswith("["):
         return _parse_literal(text)
-    if text.isascii() and "xn--" not in text.lower():
-        domain = text.lower()
-        fault = AddressFault.SYNTAX
-    else:
+    domain = text.lower()
+    if not domain.isascii() or "xn--" in domain:
         domain = _to_a_labels(text)
-        fault = AddressFault.DOMAIN
     if len(domain) > MAX_DOMAIN_OCTETS:
         raise AddressError(AddressFault.TOO_LONG)
     if _DOMAIN.fullmatch(domain) is None:
-        raise AddressError(fault)
+        raise AddressError(AddressFault.DOMAIN)
     return domain
 
 
@@ -125,13 +122,13 @@ def _parse_literal(text: str) -> str:
     """RFC 5321 §4.1.3: IPv4, or `IPv6:` before IPv6. No other tag is registered."""
     inner = text[1:-1]
     if not text.endswith("]") or not inner.isascii() or "%" in inner:
-        raise AddressError(AddressFault.SYNTAX)
+        raise AddressError(AddressFault.DOMAIN)
     try:
         if inner[:5].upper() == "IPV6:":
             return f"[IPv6:{IPv6Address(inner[5:])}]"
         return f"[{IPv4Address(inner)}]"
     except AddressValueError as error:
-        raise AddressError(AddressFault.SYNTAX) from error
+        raise AddressError(AddressFault.DOMAIN) from error
 
 
 def parse_hello(argument: bytes) -> str | None:

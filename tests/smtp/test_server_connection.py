@@ -87,6 +87,12 @@ def test_refused_senders_are_errors_unless_they_may_try_again(code: int, *, erro
     assert (driver.closing is not None) is errors
 
 
+def test_what_follows_an_accepted_sender_is_not_excused() -> None:
+    driver = Driver(evolve(OPTIONS, max_errors=0))
+    driver.feed(EHLO)
+    assert driver.feed(b"MAIL FROM:<>\r\nDATA\r\n").endswith(refusals.TOO_MANY_ERRORS.render())
+
+
 def test_replies_to_a_group_leave_together() -> None:
     connection = connected(EHLO)
     connection.next_event()

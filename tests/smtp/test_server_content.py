@@ -144,6 +144,17 @@ def test_chunks(data: bytes, chunks: list[int], places: list[int], *, normalize:
     assert_same(decoded(decoder.check, got), wanted)
 
 
+@pytest.mark.parametrize("before", [b"", b"x\r\n", b"\r\n" * 700, b"a" * 998 + b"\r\n"])
+@pytest.mark.parametrize("octets", [997, 998, 999, 1000, 1001])
+def test_the_limit_of_a_line(before: bytes, octets: int) -> None:
+    data = before + b"y" * octets + b"\r\nz\r\n.\r\n"
+    for step in (1, 997, 1000, len(data)):
+        decoder = DataDecoder(ContentCheck(0, normalize=False))
+        for at in range(0, len(data), step):
+            decoder.feed(data[at : at + step])
+        assert decoder.check.fault is (Fault.LONG_LINE if octets > 998 else Fault.NONE)
+
+
 @pytest.mark.parametrize("fault", [b"\0", b"\n", b"e" * 999, b"\r\nlong\r\n" * 400])
 def test_a_lost_mail_is_not_kept(fault: bytes) -> None:
     decoder = DataDecoder(ContentCheck(MAX_SIZE, normalize=False))

@@ -36,6 +36,7 @@ def taken(buffer: LineBuffer) -> list[bytes | LineFault]:
 @given(tokens=DATA, places=st.lists(st.integers(0, 300), max_size=10), normalize=st.booleans())
 @example(tokens=[b"e" * 11, b"\r\n"], places=[12], normalize=False)
 @example(tokens=[b"a\r\nb\n"], places=[], normalize=True)
+@example(tokens=[b"f" * 40, b"\r\n", b"\n", b"a\r\n"], places=[], normalize=False)
 def test_lines(tokens: list[bytes], places: list[int], *, normalize: bool) -> None:
     data = b"".join(tokens)
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
