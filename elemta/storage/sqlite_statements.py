@@ -7,7 +7,7 @@ Raises `Unfit` for a change that needs to be looked at by itself.
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from attrs import Factory, define, frozen
@@ -29,6 +29,9 @@ from elemta.storage.sqlite_content import Staged
 
 #: Rows that one statement takes at most: the batches that the queue hands over are about as large.
 BULK_ROWS = 64
+#: Up to so many rows there is a text for each number; beyond, for each multiple of `_COARSE_ROWS`.
+_EXACT_ROWS = 16
+_COARSE_ROWS = 8
 
 
 @frozen
@@ -36,11 +39,11 @@ class Bulk:
     """One statement for many rows.
 
     Around each step of a statement Python lets go of its lock, then has to win it back from a busy event loop; row by
-    row that costs four times what SQLite takes for the work. So a batch is one step. There is one text for each power
-    of two; a batch is filled up with rows of NULL, which every statement here passes over.
+    row that costs four times what SQLite takes for the work. So a batch is one step. A large batch is filled up with
+    rows of NULL, which every statement here passes over, so that there are few texts to prepare.
     """
 
-    texts: tuple[str, ...]
+    texts: Mapping[int, str]
     columns: int
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> int:
@@ -48,17 +51,19 @@ class Bulk:
         changed = 0
         for start in range(0, len(rows), BULK_ROWS):
             part = rows[start : start + BULK_ROWS]
-            power = (len(part) - 1).bit_length()
+            given = size = len(part)
             values = list(chain.from_iterable(part))
-            values.extend([None] * (((1 << power) - len(part)) * self.columns))
-            changed += connection.execute(self.texts[power], values).rowcount
+            if given > _EXACT_ROWS:
+                size = -(-given // _COARSE_ROWS) * _COARSE_ROWS
+                values.extend([None] * ((size - given) * self.columns))
+            changed += connection.execute(self.texts[size], values).rowcount
         return changed
 
 
 def _bulk(text: str, *, columns: int) -> Bulk:
     row = f"({', '.join('?' * columns)})"
-    sizes = [1 << power for power in range(BULK_ROWS.bit_length())]
-    return Bulk(tuple(text.replace("<rows>", f"VALUES {', '.join([row] * size)}") for size in sizes), columns)
+    sizes = (*range(1, _EXACT_ROWS + 1), *range(_EXACT_ROWS + _COARSE_ROWS, BULK_ROWS + 1, _COARSE_ROWS))
+    return Bulk({size: text.replace("<rows>", f"VALUES {', '.join([row] * size)}") for size in sizes}, columns)
 
 
 _COLUMNS = ", ".join(MAIL_COLUMNS)
