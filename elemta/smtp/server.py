@@ -177,6 +177,8 @@ def _read_command(session: Session) -> Event | Need | None:
     if session.options.auth_mechanisms and lines.peek(5).upper() == b"AUTH ":
         limit = MAX_AUTH_OCTETS
     line = lines.take_line(limit)
+    if line is None:
+        return session.starved()
     if not isinstance(line, bytes):
         return _without_line(session, line)
     verb, _, argument = line.partition(b" ")
@@ -193,9 +195,7 @@ def _read_command(session: Session) -> Event | Need | None:
         return session.refuse(line, refused.reply)
 
 
-def _without_line(session: Session, fault: LineFault | None) -> Event | Need:
-    if fault is None:
-        return session.starved()
+def _without_line(session: Session, fault: LineFault) -> Event:
     if fault is LineFault.BARE_NEWLINE:
         return session.close_with(refusals.BARE_NEWLINE, "bare newline")
     if fault is LineFault.ENDLESS:
@@ -214,6 +214,8 @@ def _unknown(session: Session, line: bytes) -> Event:
 
 def _read_unwelcome(session: Session) -> Event | Need:
     line = session.lines.take_line(MAX_COMMAND_OCTETS)
+    if line is None:
+        return session.starved()
     if not isinstance(line, bytes):
         return _without_line(session, line)
     if line.strip(b" ").upper() == b"QUIT":
