@@ -206,6 +206,8 @@ class Session:
         if self._waiting is not _Waiting.CONTENT:
             return min(now + timeouts.command_timeout, self._ends_at)
         rate = self._services.options.limits.min_data_rate
+        if not rate:  # the operator asks for no least rate
+            return now + timeouts.data_timeout
         average = self._content_started + RATE_GRACE_SECONDS + self._content_octets / rate
         return min(now + timeouts.data_timeout, average)
 

@@ -192,6 +192,16 @@ async def test_a_client_that_drips_content_is_ended_by_its_average_rate(autojump
         assert trio.current_time() - began == pytest.approx(33, abs=2), "30 s of grace, and a second for ten octets"
 
 
+async def test_no_least_rate_leaves_the_pause_between_pieces_alone(autojump_clock: object) -> None:
+    async with serving(limits=LimitsSection(min_data_rate=0), timeouts=TimeoutsSection(data_timeout=40)) as world:
+        client = await _in_data(world)
+        for _ in range(5):
+            await client.stream.send_all(b"x")
+            await trio.sleep(39)
+        assert (await client.reply()).startswith("421 4.4.2")
+        assert trio.current_time() == pytest.approx(4 * 39 + 40)
+
+
 async def test_a_session_ends_at_its_age(autojump_clock: object) -> None:
     async with serving(timeouts=TimeoutsSection(session_timeout=100, command_timeout=60)) as world:
         client = world.connect()
