@@ -13,7 +13,7 @@ from elemta.config.addresses import parse_listen_address, parse_network
 from elemta.config.listeners import effective_listeners
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
-from elemta.config.sections import Config, TlsMode
+from elemta.config.sections import Config, TlsMode, TlsSection
 
 #: RFC 5321 §4.5.3.1.7: every server takes mails of at least 64K octets.
 _LEAST_MAX_SIZE = 65_536
@@ -165,13 +165,20 @@ def _tls_section(config: Config, report: Report, facts: Facts) -> None:
         refuse(path, "TLS is not built yet, and what was to be encrypted would not be. Set it to false to run without.")
     if config.tls.lets_encrypt.enabled:
         return
-    for key in ("cert_file", "key_file"):
+    instead = " Dev mode makes a self-signed one at its start." if config.dev_mode else ""
+    for key in missing_tls_files(config.tls, facts.exists):
         name = getattr(config.tls, key)
         if name is None:
-            refuse(("tls", key), "tls.enabled needs a certificate and its key; this one is not named.")
-        elif not facts.exists(name):
-            needed = " Dev mode runs without it." if config.dev_mode else ""
-            refuse(("tls", key), f'found "{name}", expected the name of a file that exists.{needed}')
+            says = "tls.enabled needs a certificate and its key; this one is not named."
+        else:
+            says = f'found "{name}", expected the name of a file that exists.'
+        refuse(("tls", key), f"{says}{instead}")
+
+
+def missing_tls_files(tls: TlsSection, exists: Callable[[str], bool]) -> tuple[str, ...]:
+    """The keys among `cert_file` and `key_file` that name no file; `exists` says whether there is one of a name."""
+    named = {"cert_file": tls.cert_file, "key_file": tls.key_file}
+    return tuple(key for key, name in named.items() if name is None or not exists(name))
 
 
 def _routes(config: Config, report: Report, _: Facts) -> None:

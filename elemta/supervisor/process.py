@@ -25,10 +25,12 @@ from elemta.observe.log import make_logger
 from elemta.observe.metrics import Metrics
 from elemta.resolver.cache import CachingResolver
 from elemta.resolver.dns import DnsResolver
+from elemta.runtime.clock import SystemClock
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.storage.base import StoreUnavailable
 from elemta.supervisor.banner import dev_banner
 from elemta.supervisor.build import Stores, Watch, World, bind, build_server
+from elemta.supervisor.certificate import provide_certificate
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 from elemta.supervisor.ready import announce
@@ -71,6 +73,10 @@ def run_process(config: Config, options: ProcessOptions) -> None:
             raise CannotStart(str(error), TEMPORARY) from error
         except QueueUnusable as error:
             raise CannotStart(str(error), NOT_PERMITTED) from error
+        try:
+            provide_certificate(config, SystemClock(), log)
+        except OSError as error:
+            raise CannotStart(f"no certificate can be made in {config.queue_dir}: {error}.") from error
         try:
             trio.run(_Process(config, options, log).run)
         except BaseExceptionGroup as group:

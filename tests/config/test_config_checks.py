@@ -29,6 +29,7 @@ def warnings(configure: Configure, written: dict[str, Any]) -> list[tuple[str, s
 
 UNBUILT_AUTH = "AUTH is not built yet, so nobody can authenticate; {}. Remove this key."
 IN_EARNEST = UNBUILT_AUTH.format("the server would take mail from anyone else")
+SELF_SIGNED = "Dev mode makes a self-signed one at its start."
 IN_DEV_MODE = UNBUILT_AUTH.format("in dev mode everyone may send")
 
 REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]]] = [
@@ -69,8 +70,8 @@ REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]
         ],
         [
             ("tls.enabled", "TLS is not built yet, so nothing listens at :465; dev mode runs without it."),
-            ("tls.cert_file", "tls.enabled needs a certificate and its key; this one is not named."),
-            ("tls.key_file", "tls.enabled needs a certificate and its key; this one is not named."),
+            ("tls.cert_file", f"tls.enabled needs a certificate and its key; this one is not named. {SELF_SIGNED}"),
+            ("tls.key_file", f"tls.enabled needs a certificate and its key; this one is not named. {SELF_SIGNED}"),
         ],
     ),
 ]

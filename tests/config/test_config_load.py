@@ -45,11 +45,13 @@ def test_the_example_of_the_original_is_read_to_the_letter() -> None:
         ("tls.enabled", "TLS is not built yet, so nothing listens at :465; dev mode runs without it."),
         (
             "tls.cert_file",
-            'found "/path/to/cert.pem", expected the name of a file that exists. Dev mode runs without it.',
+            'found "/path/to/cert.pem", expected the name of a file that exists. '
+            "Dev mode makes a self-signed one at its start.",
         ),
         (
             "tls.key_file",
-            'found "/path/to/key.pem", expected the name of a file that exists. Dev mode runs without it.',
+            'found "/path/to/key.pem", expected the name of a file that exists. '
+            "Dev mode makes a self-signed one at its start.",
         ),
     ]
     assert [listener.address for listener in effective_listeners(loaded.config)] == [":2525"]

@@ -18,6 +18,7 @@ from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 from elemta.testing.process import ServerProcess
 
 HOSTNAME = {"hostname": "mx.example.com"}
+EXAMPLE = Path(__file__).parents[2] / "conf" / "original-example.json"
 
 
 def run(folder: Path, config: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
@@ -89,6 +90,64 @@ def test_ready_and_the_control_socket(tmp_path: Path) -> None:
             assert web.recv(1000).startswith(b"HTTP/1.1 200")
         assert server.stop() == 0
         assert not control.exists()
+
+
+def certificate_events(server: ServerProcess) -> list[dict[str, Any]]:
+    return [event for event in server.events if event["event"] == "tls.self_signed"]
+
+
+def test_the_originals_example_runs_with_a_self_signed_certificate(tmp_path: Path) -> None:
+    example = json.loads(EXAMPLE.read_text())
+    places = {"listen_addr": "127.0.0.1:0", "queue_dir": "./queue"}
+    with ServerProcess(tmp_path, {**example, **places}) as server:
+        with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client") as client:
+            client.ehlo()
+            assert not client.has_extn("starttls")
+        assert server.stop() == 0
+        server.start()
+        assert server.stop() == 0
+    first, second = certificate_events(server)
+    assert first["level"] == "warning"
+    assert first["missing"] == {"tls.cert_file": "/path/to/cert.pem", "tls.key_file": "/path/to/key.pem"}
+    assert first["starttls"] == "not offered by this version yet"
+    assert (first["made"], second["made"]) == (True, False)
+    assert {first["cert_file"], second["cert_file"]} == {str(tmp_path / "queue" / "tls" / "self-signed.pem")}
+    assert stat.S_IMODE(Path(first["key_file"]).stat().st_mode) == 0o600
+    assert "BEGIN CERTIFICATE" in Path(first["cert_file"]).read_text()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dev_mode": True},
+        {"dev_mode": True, "tls": {"enabled": True, "cert_file": "c.pem", "key_file": "k.pem"}},
+        {"dev_mode": True, "tls": {"enabled": True, "lets_encrypt": {"enabled": True}}},
+    ],
+    ids=["no TLS", "files that are there", "an authority"],
+)
+def test_no_certificate_is_made_where_none_is_missing(tmp_path: Path, config: dict[str, Any]) -> None:
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).touch()
+    with ServerProcess(tmp_path, {**HOSTNAME, **config}) as server:
+        assert server.stop() == 0
+    assert certificate_events(server) == []
+    assert not (tmp_path / "queue" / "tls").exists()
+
+
+def test_a_missing_certificate_is_78_outside_dev_mode(tmp_path: Path) -> None:
+    ended = run(tmp_path, {"tls": {"enabled": True, "cert_file": "/path/to/cert.pem", "key_file": "/path/to/key.pem"}})
+    assert ended.returncode == 78
+    assert 'tls.cert_file: found "/path/to/cert.pem", expected the name of a file that exists.' in ended.stderr
+    assert not (tmp_path / "queue").exists()
+
+
+def test_a_certificate_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "tls").write_text("a file")
+    ended = run(tmp_path, {"listen_addr": "127.0.0.1:0", "dev_mode": True, "tls": {"enabled": True}})
+    assert ended.returncode == 1
+    assert last_line(ended).startswith("elemta: no certificate can be made")
+    assert str(tmp_path / "queue" / "tls") in last_line(ended)
 
 
 def test_a_signal_shows_the_tasks(tmp_path: Path) -> None:
