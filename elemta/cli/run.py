@@ -31,7 +31,8 @@ def run(
     if port is not None and smtp is None:
         smtp = f"127.0.0.1:{port}" if dev else f":{port}"
     if smtp is not None:
-        overrides["listen_addr"] = smtp
+        # Configured listeners would win over any listen_addr.
+        overrides |= {"listen_addr": smtp, "listeners": []}
     if http is not None:
         overrides["web.listen_addr"] = http
     loaded = invocation.load(overrides)

@@ -92,6 +92,22 @@ def test_ready_and_the_control_socket(tmp_path: Path) -> None:
         assert not control.exists()
 
 
+@pytest.mark.parametrize("options", [("--smtp", "127.0.0.1:0"), ("--dev", "--port", "0")])
+def test_the_command_line_replaces_every_configured_listener(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = holder.getsockname()[1]
+        listeners = [{"address": f"127.0.0.1:{taken}", "name": "in"}, {"address": f"127.0.0.1:{taken + 1}"}]
+        server = ServerProcess(tmp_path, {**HOSTNAME, "listen_addr": f"127.0.0.1:{taken}", "listeners": listeners})
+        try:
+            server.start(*options)
+            (listener,) = server.ready["listeners"]
+            assert (listener["name"], listener["host"]) == ("127.0.0.1:0", "127.0.0.1")
+            assert server.stop() == 0
+        finally:
+            server.kill()
+    assert "listeners names all listeners" not in server.log
+
+
 def certificate_events(server: ServerProcess) -> list[dict[str, Any]]:
     return [event for event in server.events if event["event"] == "tls.self_signed"]
 
