@@ -20,6 +20,9 @@ _USED_BY = {
     "allow_private": frozenset({TransportName.MX}),
 }
 
+#: RFC 2033 §5: LMTP must not be spoken at the port of SMTP.
+_SMTP_PORT = 25
+
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
 
 
@@ -37,7 +40,7 @@ def check_routes(routes: Sequence[RouteSection], report: Report) -> None:
     for index, route in enumerate(routes):
         path = ("routes", index)
         _check_keys(route, report, path)
-        _check_placeholders(route, report, path)
+        _check_maildir_path(route, report, (*path, "path"))
         shadow = _shadow(routes[:index], route.domain)
         if shadow is not None:
             report.warn(
@@ -65,19 +68,35 @@ def _check_keys(route: RouteSection, report: Report, path: Path) -> None:
     if route.transport is TransportName.MAILDIR and route.path is None:
         report.error(path, 'the transport "maildir" needs a path such as "/var/mail/{domain}/{local}".')
     if route.transport is TransportName.LMTP:
-        over_tcp = route.host is not None and route.port is not None
-        if route.path is not None and (route.host is not None or route.port is not None):
-            report.error(path, 'the transport "lmtp" has either a path (a unix socket) or a host and a port, not both.')
-        elif route.path is None and not over_tcp:
-            report.error(path, 'the transport "lmtp" needs a host and a port, or the path of a unix socket.')
+        _check_lmtp(route, report, path)
 
 
-def _check_placeholders(route: RouteSection, report: Report, path: Path) -> None:
+def _check_lmtp(route: RouteSection, report: Report, path: Path) -> None:
+    over_tcp = route.host is not None and route.port is not None
+    if route.path is not None and (route.host is not None or route.port is not None):
+        report.error(path, 'the transport "lmtp" has either a path (a unix socket) or a host and a port, not both.')
+    elif route.path is None and not over_tcp:
+        report.error(path, 'the transport "lmtp" needs a host and a port, or the path of a unix socket.')
+    if route.port == _SMTP_PORT:
+        report.error(
+            (*path, "port"),
+            f"found {_SMTP_PORT}, expected another port such as 24: LMTP must not use that of SMTP, RFC 2033 §5.",
+        )
+
+
+def _check_maildir_path(route: RouteSection, report: Report, path: Path) -> None:
     if route.transport is not TransportName.MAILDIR or route.path is None:
         return
     for found in _PLACEHOLDER.findall(route.path):
         if found not in {"{local}", "{domain}"}:
-            report.error((*path, "path"), f'found "{found}", expected no braces but {{local}} and {{domain}}.')
+            report.error(path, f'found "{found}", expected no braces but {{local}} and {{domain}}.')
+    # What comes after the operator's own folders must not lead out of them again, `delivery.maildir`.
+    folders = [part for part in route.path.split("/") if part not in ("", ".")]
+    marked = (index for index, part in enumerate(folders) if _PLACEHOLDER.search(part))
+    if not folders or ".." in folders[next(marked, len(folders) - 1) :]:
+        report.error(
+            path, f'found "{route.path}", expected the name of a folder at its end and no ".." behind a placeholder.'
+        )
 
 
 def check_local_domains(config: Config, report: Report) -> None:

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from elemta.config.document import Document
 from elemta.config.listeners import asked_listeners, effective_listeners
 from elemta.config.load import Loaded
-from elemta.config.problems import ConfigError
-from elemta.config.routes import matches
-from elemta.config.sections import Config, ListenerSection, TlsMode, TlsSection
+from elemta.config.problems import ConfigError, Report
+from elemta.config.routes import check_routes, matches
+from elemta.config.sections import Config, ListenerSection, RouteSection, TlsMode, TlsSection, TransportName
+from elemta.delivery.maildir import Template
 
 Configure = Callable[..., Loaded]
 
@@ -188,6 +192,19 @@ MX = {"domain": "*", "transport": "mx"}
             "routes[0].path",
             'found "{local", expected no braces but {local} and {domain}.',
         ),
+        *(
+            (
+                {"transport": "maildir", "path": text},
+                "routes[0].path",
+                f'found "{text}", expected the name of a folder at its end and no ".." behind a placeholder.',
+            )
+            for text in ("/m/{local}/../x", "/m/{domain}/..", "{local}/./../x", "/m/..", "..", "/", "./.")
+        ),
+        (
+            {"transport": "lmtp", "host": "h", "port": 25},
+            "routes[0].port",
+            "found 25, expected another port such as 24: LMTP must not use that of SMTP, RFC 2033 §5.",
+        ),
         (
             {"transport": "mx", "host": "h"},
             "routes[0].host",
@@ -226,12 +243,28 @@ def test_a_route_has_the_keys_of_its_transport(
         {"transport": "lmtp", "host": "127.0.0.1", "port": 24},
         {"transport": "lmtp", "path": "/run/dovecot/lmtp"},
         {"transport": "maildir", "path": "/var/mail/{domain}/{local}"},
+        {"transport": "maildir", "path": "../mail/..{local}../Maildir"},
+        {"transport": "maildir", "path": "../all"},
         {"transport": "discard"},
         {"transport": "inbox", "priority": "low"},
     ],
 )
 def test_a_sound_route_is_taken_in_silence(configure: Configure, route: dict[str, Any]) -> None:
     assert warnings(configure, {"routes": [{"domain": "*", **route}]}) == []
+
+
+PARTS = st.sampled_from(["", ".", "..", "mail", "{local}", "x{domain}"])
+
+
+@given(st.lists(PARTS, min_size=1, max_size=6).map("/".join).filter(bool))
+def test_a_maildir_path_that_is_taken_can_be_delivered_to(path: str) -> None:
+    report = Report(Document())
+    check_routes([RouteSection(domain="*", transport=TransportName.MAILDIR, path=path)], report)
+    try:
+        usable = bool(Template.parse(path).parts)
+    except ValueError:
+        usable = False
+    assert usable is not bool(report.problems)
 
 
 @pytest.mark.parametrize(
