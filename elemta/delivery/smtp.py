@@ -151,7 +151,9 @@ class _Attempt:
             session.abort()
         if self._pending and kept and not timed_out:
             return False
-        self._failures.append(_outcome(failure.reply, Peer(hop.host, str(hop.endpoint))))
+        peer = Peer(hop.host, str(hop.endpoint))
+        is_final = failure.reply.is_permanent and watch.awaited is not Awaited.GREETING
+        self._failures.append((Failed if is_final else Deferred)(failure.reply, peer))
         return True
 
     async def _transact(self, session: Session, watch: Watch) -> None:
@@ -212,16 +214,12 @@ class _Attempt:
         self._pending = left
 
 
-def _outcome(reply: Reply, peer: Peer) -> Outcome:
-    return Failed(reply, peer) if reply.is_permanent else Deferred(reply, peer)
-
-
 def _verdict(failures: Sequence[Outcome]) -> Outcome:
-    """What it means when every host was tried.
+    """What it means when every host was tried: the last word of those that may change their mind, else the last word.
 
-    Hosts that greet with 5yz are passed over (RFC 5321 §5.1). When all of them do so, the site has said no for good
-    (RFC 5321 §4.2.1, RFC 7504 §3), as Exim reads it too; Postfix retries by default (`smtp_skip_5xx_greeting`), which
-    lets a sender wait for days to learn the same. One host that might change its mind makes it a matter of time.
+    A host that greets with 5yz gives no service now (RFC 5321 §3.1), and says nothing about the mail: it is passed over
+    (RFC 5321 §5.1), and the mail waits if all hosts do so, as with Postfix (`smtp_skip_5xx_greeting`). A smarthost that
+    was set up wrongly for an hour would otherwise bounce all mail of that hour. A 5yz to HELO is about us, and final.
     """
     hopeful = [failure for failure in failures if isinstance(failure, Deferred)]
     return [_UNTRIED, *failures, *hopeful][-1]

@@ -18,6 +18,7 @@ from tests.delivery.jobs import attempt
 from tests.delivery.scripted import EVERYTHING, Host, hops, world
 
 CONTENT = b"Subject: hello\r\n\r\nworld\r\n"
+NO_HELLO = {"EHLO": ["550 5.7.1 not you"], "HELO": ["550 5.7.1 not you"]}
 
 
 async def deliver(*hosts: Host | None, recipients: int = 1) -> tuple[list[Outcome], list[str]]:
@@ -99,9 +100,13 @@ async def test_recipients_refused_before_the_host_went_away_are_not_asked_again(
     ("hosts", "expected"),
     [
         ([None, None], "Deferred 451 4.4.1"),
-        ([Host(greeting="554 5.7.1 you are listed"), Host(greeting="521 5.3.2 no mail here")], "Failed 521 5.3.2"),
+        ([Host(greeting="554 5.7.1 you are listed")], "Deferred 554 5.7.1"),
+        ([Host(greeting="554 5.7.1 you are listed"), Host(greeting="521 5.3.2 no mail here")], "Deferred 521 5.3.2"),
         ([Host(greeting="554 5.7.1 you are listed"), None], "Deferred 451 4.4.1"),
-        ([Host(greeting="421 4.3.2 busy"), Host(greeting="554 5.7.1 you are listed")], "Deferred 421 4.3.2"),
+        ([Host(greeting="421 4.3.2 busy"), Host(greeting="554 5.7.1 you are listed")], "Deferred 554 5.7.1"),
+        ([Host(replies=NO_HELLO)], "Failed 550 5.7.1"),
+        ([Host(replies=NO_HELLO), Host(greeting="421 4.3.2 busy"), Host(replies=NO_HELLO)], "Deferred 421 4.3.2"),
+        ([Host(greeting="554 5.7.1 you are listed"), Host(replies=NO_HELLO)], "Deferred 554 5.7.1"),
         ([None, Host(greeting="421 4.3.2 busy")], "Deferred 421 4.3.2"),
         ([Host(replies={"EHLO": ["close"]}), Host(replies={"MAIL": ["close"]})], "Deferred 451 4.4.2"),
         ([Host(greeting="nonsense")], "Deferred 451 4.5.0"),
