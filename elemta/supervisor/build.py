@@ -32,6 +32,7 @@ from elemta.resolver.base import Resolver
 from elemta.runtime.budget import ByteBudget
 from elemta.runtime.world import Runtime
 from elemta.storage.base import QueueStore
+from elemta.supervisor.memory import memory_keeper
 from elemta.supervisor.server import Parts, Server
 from elemta.supervisor.transports import Workbench, make_transport
 
@@ -128,7 +129,7 @@ def build_server(config: Config, world: World, stores: Stores, *, bound: Sequenc
         log=watch.log,
     )
     inbound = InboundService(services, bound)
-    return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool))
+    return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool, memory_keeper(world.runtime.threads)))
 
 
 def _mailboxes(table: RoutingTable, runtime: Runtime) -> dict[Route, Maildirs]:

@@ -14,6 +14,7 @@ from elemta.inbound.service import InboundService
 from elemta.net.base import Endpoint
 from elemta.queue.service import QueueService
 from elemta.storage.base import QueueStore
+from elemta.supervisor.memory import MemoryKeeper
 
 #: Seconds that closing the stores may take after the drain: a last checkpoint of the database.
 CLOSE_SECONDS = 10.0
@@ -28,6 +29,8 @@ class Parts:
     queue: QueueService
     inbound: InboundService
     pool: ConnectionPool
+    #: None in the simulated world.
+    memory: MemoryKeeper | None
 
 
 class Server:
@@ -53,6 +56,8 @@ class Server:
                     await nursery.start(parts.pool.run)
                     await nursery.start(parts.queue.run)
                     await nursery.start(parts.inbound.run)
+                    if parts.memory is not None:
+                        nursery.start_soon(parts.memory.run)
                     task_status.started()
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
