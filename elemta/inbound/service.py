@@ -8,6 +8,7 @@ hear 421 instead of silence, and gives the sessions a deadline. Exceptions of a 
 import errno
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 
 import trio
 from attrs import frozen
@@ -19,6 +20,7 @@ from elemta.inbound.session import SHUTTING_DOWN, Session
 from elemta.inbound.transaction import Services
 from elemta.mail.reply import Reply
 from elemta.net.base import Endpoint, Listener, Stream
+from elemta.runtime.watch import DeadlineWatch
 from elemta.smtp.options import ServerOptions
 
 #: Seconds to wait after an accept that failed for want of descriptors or memory; what Trio's own servers wait.
@@ -31,6 +33,9 @@ REFUSAL_SECONDS = 2.0
 MAX_REFUSALS = 100
 #: Seconds that sessions which are cut have for their last reply.
 CUT_SECONDS = 0.9
+
+#: Seconds between two looks at the deadlines of all sessions: so late a session may be ended, of minutes it was given.
+DEADLINE_REST_SECONDS = 0.25
 
 #: Accept errors that say that the system has run out of something; every other one is about one connection.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -57,6 +62,7 @@ class InboundService:
         self._draining = False
         self._refusing = 0
         self._left = trio.Event()
+        self._deadlines = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
         self._next_accept_log = 0.0
 
     @property
@@ -79,6 +85,7 @@ class InboundService:
         try:
             async with trio.open_nursery() as sessions:
                 self._serving = sessions
+                sessions.start_soon(self._deadlines.run)
                 await self._accept_all(sessions, task_status)
         finally:
             for one in self._bound:
@@ -154,6 +161,16 @@ class InboundService:
             else:
                 self._refuse(stream, reply, sessions)
 
+    def _end_overdue(self, now: float) -> float:
+        """End sessions whose time is up; see `DeadlineWatch`."""
+        earliest = inf
+        for session in self._sessions:
+            if session.due <= now:
+                session.expire()
+            elif session.due < earliest:
+                earliest = session.due
+        return earliest
+
     def _log_exhausted(self, options: ListenerOptions, error: OSError) -> None:
         now = trio.current_time()
         if now >= self._next_accept_log:
@@ -185,7 +202,7 @@ class InboundService:
 
     async def _serve(self, stream: Stream, listener: ListenerOptions, smtp_options: ServerOptions) -> None:
         services = self._services
-        session = Session(stream, services, listener, smtp_options=smtp_options)
+        session = Session(stream, services, listener, smtp_options=smtp_options, deadlines=self._deadlines)
         self._sessions.add(session)
         services.metrics.connections.inc()
         services.metrics.connections_active.inc()
@@ -193,7 +210,7 @@ class InboundService:
             await session.run()
         except Exception:
             # The one place where a defect of ours in a session ends: the client hears 421, nobody else notices.
-            services.log.exception("session.failed", client=str(stream.peer))
+            services.log.exception("session.failed", client=session.client)
             services.metrics.connection_errors.labels(cause="defect").inc()
         finally:
             self._sessions.discard(session)
@@ -208,7 +225,7 @@ class InboundService:
         refused = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
         self._services.log.info(
             "session.ended",
-            client=str(session.stream.peer),
+            client=session.client,
             helo=session.helo,
             mails=session.mails,
             cause=session.cause,

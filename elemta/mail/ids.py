@@ -24,9 +24,14 @@ def _digits(value: int, pairs: int) -> str:
     return "".join(reversed(out))
 
 
+def time_prefix(milliseconds: int) -> str:
+    """The first characters of every id made in this millisecond since 1970."""
+    return _digits(milliseconds, TIME_CHARACTERS // 2)
+
+
 def make_queue_id(milliseconds: int, chance: int) -> str:
     """A queue id from the time in milliseconds since 1970, and at least 84 random bits (the surplus is dropped)."""
-    return _digits(milliseconds, TIME_CHARACTERS // 2) + _digits(chance, CHANCE_CHARACTERS // 2)
+    return time_prefix(milliseconds) + _digits(chance, CHANCE_CHARACTERS // 2)
 
 
 def is_queue_id(text: str) -> bool:

@@ -8,6 +8,7 @@ SMTPUTF8. Nothing here raises for hostile text: what could break a line or a com
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -63,7 +64,12 @@ def address_literal(address: str) -> str:
 
 def format_date(at: float) -> str:
     """A time as RFC 5322 §3.3 writes it, in UTC; `at` is seconds since 1970. A time out of bounds is moved to them."""
-    moment = datetime.fromtimestamp(min(max(at, 0.0), _LAST_SECOND), UTC)
+    return _format_second(int(min(max(at, 0.0), _LAST_SECOND)))
+
+
+@lru_cache(maxsize=8)  # a busy second has thousands of mails
+def _format_second(second: int) -> str:
+    moment = datetime.fromtimestamp(second, UTC)
     return (
         f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month]} {moment.year}"
         f" {moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"
@@ -100,6 +106,7 @@ def _clean(text: str) -> str:
     return _CONTROL.sub("?", text)
 
 
+@lru_cache(maxsize=64)  # our own name, and the clients that send much
 def _host(name: str) -> str:
     return _NOT_IN_HOST.sub("?", name[:MAX_HELO_CHARACTERS])
 

@@ -6,8 +6,10 @@ Hostile octets never reach a terminal or a log line raw: control characters are 
 
 import io
 import sys
+import time
 from typing import Any, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
@@ -53,18 +55,36 @@ def escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
-def escape_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """structlog processor: makes a traceback printable but for its line breaks, and keeps its end, which says most."""
-    trace = event.get("exception")
-    if isinstance(trace, str):
-        event["exception"] = trace[-MAX_TRACEBACK_CHARACTERS:].translate(_UNSAFE_IN_TRACEBACK)
-    return event
+class JsonLines:
+    """structlog processor: an event as one line of JSON, in one step, since a mail has two or three of them.
 
+    `level` and `timestamp` (UTC, RFC 3339) are added, `exc_info` becomes `exception`: printable but for its line breaks
+    (JSON escapes those), its end kept, which says most.
+    """
 
-def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    import orjson
+    def __init__(self) -> None:
+        self._second = -1
+        self._date = ""
 
-    return orjson.dumps(event, default=repr)
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+        """The line, without its line break."""
+        escape_values(logger, method, event)
+        event["level"] = "error" if method == "exception" else method
+        event["timestamp"] = self._now()
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(logger, method, event)
+            trace = event.get("exception")
+            if isinstance(trace, str):
+                event["exception"] = trace[-MAX_TRACEBACK_CHARACTERS:].translate(_UNSAFE_IN_TRACEBACK)
+        return orjson.dumps(event, default=repr)
+
+    def _now(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._date}.{int((now - second) * 1e6):06}Z"
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -81,16 +101,15 @@ def make_logger(level: str, form: str, stream: TextIO | None = None) -> Filterin
     """
     target = sys.stderr if stream is None else stream
     wrapper = structlog.make_filtering_bound_logger(level)
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     if form == "console" or (form == "auto" and _is_terminal(target)):
-        renderer = structlog.dev.ConsoleRenderer(colors=_is_terminal(target))
-        processors = [*shared, escape_values, renderer]
+        processors = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            escape_values,
+            structlog.dev.ConsoleRenderer(colors=_is_terminal(target)),
+        ]
         return _wrap(structlog.PrintLogger(target), processors, wrapper)
-    processors = [*shared, escape_values, structlog.processors.format_exc_info, escape_traceback, _render_json]
-    return _wrap(structlog.BytesLogger(target.buffer), processors, wrapper)
+    return _wrap(structlog.BytesLogger(target.buffer), [JsonLines()], wrapper)
 
 
 def _wrap(sink: Any, processors: list[Any], wrapper: type[Any]) -> FilteringBoundLogger:

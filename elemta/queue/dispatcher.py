@@ -20,13 +20,14 @@ import trio
 
 from elemta.mail.envelope import Priority
 from elemta.queue.agenda import Agenda, Due
-from elemta.queue.bell import Bell
 from elemta.queue.priority import STARVING_AFTER_SECONDS, is_starving
 from elemta.queue.settlement import Settlement
 from elemta.queue.throttle import DestinationLoad
 from elemta.queue.worker import INTERRUPTED_SECONDS, Worker
 from elemta.queue.workshop import Workshop
+from elemta.runtime.bell import Bell
 from elemta.runtime.budget import ByteBudget
+from elemta.runtime.watch import DeadlineWatch
 from elemta.storage.base import Claim, StoreUnavailable
 from elemta.storage.records import QueuedMail, QueueState
 
@@ -84,8 +85,7 @@ class Dispatcher:
         self._claiming = trio.Lock()
         self._reported_at = -inf
         self._starving_reported = -inf
-        self._deadlines = Bell()
-        self._watched_until = -inf
+        self._deadlines = DeadlineWatch(self._end_overrun)
 
     # ---- what comes in ---------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Dispatcher:
         self._token = token
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._watch_attempts)
+            nursery.start_soon(self._deadlines.run)
             task_status.started()
             try:
                 while True:
@@ -206,8 +206,7 @@ class Dispatcher:
 
     def watch(self, deadline: float) -> None:
         """A worker began an attempt that must end before `deadline`."""
-        if deadline < self._watched_until:
-            self._deadlines.ring()
+        self._deadlines.note(deadline)
 
     def reached(self, destination: str) -> None:
         """One delivery fewer to a destination."""
@@ -283,15 +282,12 @@ class Dispatcher:
             self._load.give_back(due.mail.destination)
             self._agenda.insist(due)
 
-    async def _watch_attempts(self) -> None:
-        """End attempts that overrun: one task for all."""
-        while True:
-            now = trio.current_time()
-            for worker in self._workers:
-                if worker.deadline <= now:
-                    worker.overran()
-            self._watched_until = min((worker.deadline for worker in self._workers), default=inf)
-            await self._deadlines.wait_until(self._watched_until)
+    def _end_overrun(self, now: float) -> float:
+        """End attempts that overrun; see `DeadlineWatch`."""
+        for worker in self._workers:
+            if worker.deadline <= now:
+                worker.overran()
+        return min((worker.deadline for worker in self._workers), default=inf)
 
     # ---- what is due in the store ----------------------------------------------------------------
 

@@ -24,9 +24,10 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
-from elemta.queue.bell import Bell
 from elemta.queue.submission import SubmissionTimeout
 from elemta.queue.ticket import Ticket
+from elemta.runtime.bell import Bell
+from elemta.runtime.watch import DeadlineWatch
 from elemta.storage.base import (
     Change,
     CommitUnknown,
@@ -76,8 +77,7 @@ class Spool:
         self._arrivals = Bell()
         self._closing = trio.Event()
         self._closed = False
-        self._deadlines = Bell()
-        self._watched_until = -inf
+        self._deadlines = DeadlineWatch(self._end_late)
 
     # ---- for callers -----------------------------------------------------------------------------
 
@@ -132,8 +132,7 @@ class Spool:
         self._waiting_changes += ticket.count
         self._waiting_octets += ticket.octets
         self._arrivals.ring()
-        if ticket.deadline < self._watched_until:
-            self._deadlines.ring()
+        self._deadlines.note(ticket.deadline)
 
     # ---- the committer ---------------------------------------------------------------------------
 
@@ -145,7 +144,7 @@ class Spool:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit until closed or cancelled; either way what waits is committed first, within `ENDING_SECONDS`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_deadlines)
+            nursery.start_soon(self._deadlines.run)
             task_status.started()
             try:
                 await self._commit_until_closing()
@@ -308,20 +307,17 @@ class Spool:
 
     # ---- deadlines -------------------------------------------------------------------------------
 
-    async def _watch_deadlines(self) -> None:
-        """Wake whoever waits past its deadline: one task for all, where a cancel scope a mail would cost 6 µs each."""
-        while True:
-            now = trio.current_time()
-            earliest = inf
-            for ticket in (*self._batch, *self._waiting):
-                watched = ticket.then or ticket
-                if watched.deadline > now:
-                    earliest = min(earliest, watched.deadline)
-                elif not watched.left:
-                    watched.fail(SubmissionTimeout("the store did not answer in time"))
-                    watched.leave()
-            self._watched_until = earliest
-            await self._deadlines.wait_until(earliest)
+    def _end_late(self, now: float) -> float:
+        """Wake whoever waits past its deadline; see `DeadlineWatch`."""
+        earliest = inf
+        for ticket in (*self._batch, *self._waiting):
+            watched = ticket.then or ticket
+            if watched.deadline > now:
+                earliest = min(earliest, watched.deadline)
+            elif not watched.left:
+                watched.fail(SubmissionTimeout("the store did not answer in time"))
+                watched.leave()
+        return earliest
 
 
 def _id_of(change: Change) -> str:
