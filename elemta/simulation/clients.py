@@ -24,13 +24,23 @@ _AGAIN_SECONDS = (5.0, 90.0)
 
 @frozen
 class MailScript:
-    """A mail to send. After `vanishes_after` octets of its dialogue the connection breaks; its body has `octets`."""
+    """A mail to send. After `vanishes_after` octets of its dialogue the connection breaks; its body has `octets`.
+
+    `mt_priority` is what MAIL says of it, -9 to 9 (RFC 6710 §4.1).
+    """
 
     tag: str
     sender: str
     recipients: tuple[str, ...]
     octets: int = 200
     vanishes_after: int | None = None
+    mt_priority: int | None = None
+
+    @property
+    def mail_command(self) -> str:
+        """MAIL with its parameters."""
+        said = "" if self.mt_priority is None else f" MT-PRIORITY={self.mt_priority}"
+        return f"MAIL FROM:<{self.sender}>{said}"
 
     @property
     def content(self) -> bytes:
@@ -42,13 +52,17 @@ class MailScript:
 
 @frozen
 class ClientScript:
-    """A client at `address` that starts at `at` and sends its mails over one connection, again up to `tries` times."""
+    """A client at `address` that starts at `at` and sends its mails over one connection, again up to `tries` times.
+
+    `port` is the listener that it takes.
+    """
 
     address: str
     at: float
     mails: tuple[MailScript, ...]
     pipelining: bool = False
     tries: int = 4
+    port: int = 25
 
 
 class _Vanished(Exception):
@@ -64,8 +78,8 @@ class Client:
         self._record = record
         self._chance = chance
 
-    async def run(self, server: Endpoint) -> None:
-        """Hand the mails over, or give up."""
+    async def run(self, server: str) -> None:
+        """Hand the mails over to the server at this address, or give up."""
         await trio.sleep_until(self._script.at)
         mails = list(self._script.mails)
         for number in range(1, self._script.tries + 1):
@@ -75,12 +89,12 @@ class Client:
                 return
             await trio.sleep(self._chance.uniform(*_AGAIN_SECONDS))
 
-    async def _try(self, server: Endpoint, mails: list[MailScript]) -> list[MailScript]:
+    async def _try(self, server: str, mails: list[MailScript]) -> list[MailScript]:
         """One connection; the mails that were not accepted."""
         accepted: list[MailScript] = []
         try:
             with trio.move_on_after(_PATIENCE_SECONDS * 2):
-                stream = await self._host.connect(server)
+                stream = await self._host.connect(Endpoint(server, self._script.port))
                 try:
                     dialogue = _Dialogue(stream, self._record, pipelining=self._script.pipelining)
                     await dialogue.greet()
@@ -142,7 +156,7 @@ class _Dialogue:
         return answer is Answer.ACCEPTED
 
     async def _transact(self, mail: MailScript, state: "_Progress") -> tuple[Answer, str]:
-        commands = [f"MAIL FROM:<{mail.sender}>", *(f"RCPT TO:<{recipient}>" for recipient in mail.recipients)]
+        commands = [mail.mail_command, *(f"RCPT TO:<{recipient}>" for recipient in mail.recipients)]
         replies = await self._command(commands)
         state.taken = [
             recipient

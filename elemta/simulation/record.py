@@ -98,14 +98,26 @@ class Settled:
     attempts: tuple[Attempt, ...]
 
 
+@frozen
+class AtHand:
+    """When a mail was taken to be tried, in which life of the server."""
+
+    at: float
+    life: int
+
+
 @define(eq=False)
 class Passage:
-    """One queued mail on its way through the store. `about` are the failed recipients that a report names."""
+    """One queued mail on its way through the store. `about` are the failed recipients that a report names.
+
+    `at_hand` is each time that the server took it into its memory to try it: with its insert, or by a claim.
+    """
 
     mail: QueuedMail
     tag: str
     inserted_at: float
     about: tuple[str, ...] = ()
+    at_hand: list[AtHand] = field(factory=list)
     begun: list[float] = field(factory=list)
     settled: list[Settled] = field(factory=list)
     left_at: float | None = None
@@ -144,6 +156,8 @@ class Record:
         #: Commits that any life of the server asked for.
         self.commits = 0
         self.lives = 0
+        #: When each life ended, by its number.
+        self.ends: dict[int, float] = {}
         #: True when the world's time was over before its work was.
         self.overdue = False
         self.ended_at = 0.0
@@ -204,7 +218,11 @@ class Record:
         about = reported(content) if content is not None and mail.envelope.reverse_path is None else ()
         self.passages[mail.id] = Passage(mail, tag, trio.current_time(), about)
         self._live += 1
-        self.note("store", "insert", mail.id, tag, mail.destination)
+        self.note("store", "insert", mail.id, tag, mail.destination, mail.priority.name)
+
+    def take_at_hand(self, queue_id: str) -> None:
+        """The server of this life took a mail, to try it."""
+        self.passages[queue_id].at_hand.append(AtHand(trio.current_time(), self.lives))
 
     def begin(self, queue_id: str) -> None:
         """An attempt was marked."""
@@ -248,6 +266,7 @@ class Record:
     def crash(self, why: str) -> None:
         """The server's machine stopped."""
         self.crashes.append(trio.current_time())
+        self.ends[self.lives] = trio.current_time()
         self.note("crash", why)
 
     def complain(self, level: str, event: str, details: str) -> None:

@@ -7,9 +7,9 @@ scenario with the same seed is the same history.
 from collections.abc import Mapping
 from random import Random
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from elemta.config.sections import Config, LimitsSection, RouteSection, TransportName, WebSection
+from elemta.config.sections import Config, LimitsSection, ListenerSection, RouteSection, TransportName, WebSection
 from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
@@ -20,6 +20,8 @@ from elemta.simulation.store import StorePlan
 
 #: Networks for documentation, RFC 5737 §3: no simulated address means a machine that exists.
 SERVER_ADDRESS = "192.0.2.1"
+#: The ports of the listeners: the usual one (RFC 5321 §4.5.4.2), and one for submission (RFC 6409 §3.1).
+PORTS = (25, 587)
 CLIENT_NETWORK = "203.0.113.0/24"
 #: Where every sender has its mailbox, so that reports arrive somewhere.
 SENDER_DOMAIN = "senders.test"
@@ -132,7 +134,7 @@ def draw(seed: int) -> Scenario:
     domains = _DOMAINS[: chance.randint(2, 5)]
     hosts, names = _internet(chance, domains)
     least = chance.choice((0.0005, 0.005, 0.05))
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         config=_config(chance),
         hosts=hosts,
@@ -146,6 +148,7 @@ def draw(seed: int) -> Scenario:
         else (),
         latency=Latency(least, least * chance.choice((1.0, 4.0, 10.0))),
     )
+    return _with_priorities(scenario, domains, chance_of(seed, "priorities"))
 
 
 def _config(chance: Random) -> Config:
@@ -239,3 +242,28 @@ def _store_plan(chance: Random) -> StorePlan:
 def _crashes(chance: Random) -> tuple[float, ...]:
     count = chance.choice((0, 0, 1, 1, 2, 3))
     return tuple(sorted(round(chance.choice((chance.uniform(0, 5), chance.uniform(0, 900))), 3) for _ in range(count)))
+
+
+#: What listeners and routes say of priority: most say nothing.
+_LEVELS = (None, None, "low", "normal", "high", "critical")
+
+
+def _with_priorities(scenario: Scenario, domains: tuple[str, ...], chance: Random) -> Scenario:
+    """In half of the worlds mails, a second listener and routes have priorities."""
+    if chance.random() < 0.5:
+        return scenario
+    listeners = tuple(ListenerSection(f"{SERVER_ADDRESS}:{port}", priority=chance.choice(_LEVELS)) for port in PORTS)
+    routes = tuple(RouteSection(domain, TransportName.MX, priority=chance.choice(_LEVELS)) for domain in domains)
+    clients = tuple(
+        evolve(
+            client,
+            port=chance.choice(PORTS),
+            mails=tuple(
+                evolve(mail, mt_priority=chance.choice((None, chance.randint(-9, 9)))) for mail in client.mails
+            ),
+        )
+        for client in scenario.clients
+    )
+    # A smarthost stays for all.
+    routes = scenario.config.routes or routes
+    return evolve(scenario, config=evolve(scenario.config, listeners=listeners, routes=routes), clients=clients)

@@ -173,6 +173,8 @@ class FaultyStore:
                 record.note("store", type(change).__name__.lower(), result.value)
             elif isinstance(change, Insert):
                 record.insert(change.mail, change.content)
+                if change.mail.owner and not self._dead:
+                    record.take_at_hand(change.mail.id)
             elif isinstance(change, Begin):
                 record.begin(change.id)
             elif isinstance(change, Settle):
@@ -198,7 +200,11 @@ class FaultyStore:
     async def claim(self, claim: Claim) -> list[QueuedMail]:
         """See `QueueStore.claim`."""
         self._check()
-        return await self._inner.claim(claim)
+        claimed = await self._inner.claim(claim)
+        if not self._dead:
+            for mail in claimed:
+                self._record.take_at_hand(mail.id)
+        return claimed
 
     async def next_due(self) -> float | None:
         """See `QueueStore.next_due`."""

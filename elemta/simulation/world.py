@@ -20,7 +20,6 @@ from attrs import frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.config.sections import TransportName
-from elemta.net.base import Endpoint
 from elemta.observe.metrics import Metrics
 from elemta.runtime.ids import SeededIds
 from elemta.runtime.threads import InlineThreads
@@ -135,7 +134,7 @@ class _World:
             for script in self.scenario.clients:
                 machine = self.network.host(script.address)
                 client = Client(script, machine, record=self.record, chance=self.chance("client", script.address))
-                nursery.start_soon(client.run, Endpoint(SERVER_ADDRESS, 25))
+                nursery.start_soon(client.run, SERVER_ADDRESS)
 
     async def _step_clock(self, step: ClockStep) -> None:
         await trio.sleep_until(step.at)

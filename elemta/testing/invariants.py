@@ -1,8 +1,9 @@
 """What must hold after every run of a simulated world.
 
-What is not here: the run (`simulation.world`). Each check reads the record and says in sentences what is wrong; nothing
-it says depends on how the product works inside, only on what it promises: to the clients that were answered 250, to
-the senders that wait for a delivery or a report, to the hosts that should not get a mail twice.
+What is not here: the run (`simulation.world`), what must hold of priorities (`testing.precedence`). Each check reads
+the record and says in sentences what is wrong; nothing it says depends on how the product works inside, only on what it
+promises: to the clients that were answered 250, to the senders that wait for a delivery or a report, to the hosts that
+should not get a mail twice.
 Failures raised: none; `broken` returns what is broken.
 """
 
@@ -17,6 +18,7 @@ from elemta.simulation.record import Answer, Kept, Passage, Record, Settled, Sub
 from elemta.simulation.scenario import SENDER_ADDRESS, Scenario
 from elemta.storage.records import QueueState, RecipientStatus
 from elemta.storage.rules import INTERRUPTED
+from elemta.testing.precedence import higher_goes_first, priority_as_asked
 
 #: Seconds by which times since 1970 may differ for their own granularity and the dispatcher's slack of a millisecond.
 TOLERANCE_SECONDS = 0.002
@@ -257,4 +259,6 @@ CHECKS: tuple[Check, ...] = (
     retried_as_scheduled,
     tried_before_given_up,
     progress_is_kept,
+    priority_as_asked,
+    higher_goes_first,
 )

@@ -9,8 +9,9 @@ from elemta.simulation.scenario import SENDER_ADDRESS, SENDER_DOMAIN, Scenario, 
 HOST = "198.51.100.10"
 
 
-def mail(tag: str, *recipients: str, octets: int = 200) -> MailScript:
-    return MailScript(tag, f"{tag}@{SENDER_DOMAIN}", recipients or (f"ok-{tag}@one.test",), octets=octets)
+def mail(tag: str, *recipients: str, octets: int = 200, mt_priority: int | None = None) -> MailScript:
+    taken = recipients or (f"ok-{tag}@one.test",)
+    return MailScript(tag, f"{tag}@{SENDER_DOMAIN}", taken, octets=octets, mt_priority=mt_priority)
 
 
 def scene(*mails: MailScript, host: Personality | None = None, **settings: object) -> Scenario:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from attrs import evolve
 
+from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
 from elemta.simulation.personality import Personality
 from elemta.simulation.record import Answer, Complaint, Record
@@ -89,6 +90,17 @@ def give_up_untried(record: Record) -> None:
     next(iter(record.passages.values())).attempts = ()
 
 
+def mistake_a_priority(record: Record) -> None:
+    for passage in record.passages.values():
+        passage.mail = evolve(passage.mail, priority=Priority.HIGH)
+
+
+def pass_one_over(record: Record) -> None:
+    last = max((p for p in record.passages.values() if not p.is_report), key=lambda p: p.begun[0])
+    last.mail = evolve(last.mail, priority=Priority.HIGH)
+    last.at_hand[0] = evolve(last.at_hand[0], at=0.0)
+
+
 @pytest.fixture
 def world() -> tuple[Scenario, Record]:
     return SCENE, simulate(SCENE, memory_keeper())
@@ -117,6 +129,8 @@ def test_a_sound_history_is_sound(world: tuple[Scenario, Record]) -> None:
         (schedule_wrongly, "was set for"),
         (log_a_defect, "logged queue.defect"),
         (give_up_untried, "was never tried"),
+        (mistake_a_priority, "is HIGH, and asked for NORMAL"),
+        (pass_one_over, "was ready from 0.000 on"),
     ],
 )
 def test_an_unsound_one_is_not(spoil: Callable[[Record], None], words: str, world: tuple[Scenario, Record]) -> None:

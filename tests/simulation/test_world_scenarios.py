@@ -111,6 +111,13 @@ def test_a_large_mail_crosses_every_buffer(simulated_world: SimulatedWorld) -> N
     assert len(kept.content) > 2_900_000
 
 
+def test_the_one_worker_takes_the_higher_priority_first(simulated_world: SimulatedWorld) -> None:
+    asked = {"a": 0, "b": -4, "c": None, "d": 3, "e": 9}
+    mails = (mail(tag, mt_priority=level) for tag, level in asked.items())
+    record = simulated_world(scene(*mails, host=Personality(slow=20.0), config=config(max_workers=1)))
+    assert [kept.tag for kept in record.kept] == ["a", "e", "d", "c", "b"]
+
+
 # ---- faults at each step -------------------------------------------------------------------------
 
 #: More commits than this scene needs: two mails for three recipients, one report, their attempts.
