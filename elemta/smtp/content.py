@@ -15,6 +15,11 @@ from typing import Final
 MAX_TEXT_OCTETS: Final = 998
 _MAX_TEXT_LINE_OCTETS: Final = MAX_TEXT_OCTETS + 2
 
+#: A mail over its limit is read to its end, RFC 1870 §6.3, but not for ever: so many times the limit beyond it, and
+#: 100 MiB at least, is more than any honest client sends that does not know SIZE.
+MAX_SURPLUS_FACTOR: Final = 10
+LEAST_SURPLUS_OCTETS: Final = 100 * 1024 * 1024
+
 
 class Fault(enum.IntEnum):
     """Why a mail cannot be taken. The highest one is told, so that it does not matter which came first."""
@@ -46,6 +51,12 @@ class ContentCheck:
         self.size = 0
         self.eight_bit = False
         self.fault = _NO_FAULT
+
+    @property
+    def is_endless(self) -> bool:
+        """True once so much came beyond `max_size` that the end is not waited for."""
+        surplus = max(MAX_SURPLUS_FACTOR * self._max_size, LEAST_SURPLUS_OCTETS)
+        return 0 < self._max_size < self.size - surplus
 
     def newlines(self, piece: bytes) -> bytes:
         """The piece with CRLF line ends only, or empty where that cannot be. It must not end within a CRLF."""
@@ -122,7 +133,10 @@ class DataDecoder:
             cut = len(buffer) - _possible_end(buffer)
             piece, self._held = buffer[:cut], buffer[cut:]
         check = self.check
-        if not piece or check.fault is _BARE_NEWLINE:
+        if not piece:
+            return b""
+        if check.fault is _BARE_NEWLINE:
+            check.size += len(piece)
             return b""
         clean = check.newlines(piece)
         # Nothing to unstuff where no line begins with a dot, or only the last one does.
@@ -165,6 +179,7 @@ class ChunkDecoder:
         """Octets of the current chunk in, `left` at most; content out."""
         self.left -= len(data)
         if self.check.fault is _BARE_NEWLINE:
+            self.check.size += len(data)
             return b""
         if self._held:
             data, self._held = self._held + data, b""

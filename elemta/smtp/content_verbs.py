@@ -58,21 +58,28 @@ def read_data(session: Session) -> Event | Need | None:
         if content:
             return Content(content)
         if decoder.rest is None:
-            return None
+            return _refuse_endless(session, decoder.check)
     return _end_content(session, decoder.check)
 
 
 def _end_content(session: Session, check: ContentCheck) -> Event:
     if check.fault:  # NONE is 0
-        return _refuse_content(session, check.fault)
+        return _refuse_content(session, check)
     return session.ask(ContentEnd(check.size, check.eight_bit), _answer_content)
 
 
-def _refuse_content(session: Session, fault: Fault) -> Event:
-    reply = refusals.CONTENT_REFUSALS[fault]
-    if fault is Fault.BARE_NEWLINE:
+def _refuse_endless(session: Session, check: ContentCheck) -> Event | None:
+    """Nothing while the end of the mail is still waited for."""
+    return _refuse_content(session, check) if check.is_endless else None
+
+
+def _refuse_content(session: Session, check: ContentCheck) -> Event:
+    reply = refusals.CONTENT_REFUSALS[check.fault]
+    if check.fault is Fault.BARE_NEWLINE:
         # Whoever sends this may hope that what follows is taken for commands: we listen no longer.
         session.close_with(reply, "bare newline")
+    elif check.is_endless:
+        session.close_with(reply, "endless mail")
     else:
         session.send(reply)
         session.end_transaction()
@@ -164,7 +171,7 @@ def read_chunk(session: Session) -> Event | Need | None:
         content = chunks.finish() if session.last_chunk else b""
         if not content:
             return _end_chunk(session, chunks)
-    return Content(content) if content else None
+    return Content(content) if content else _refuse_endless(session, chunks.check)
 
 
 def _end_chunk(session: Session, chunks: ChunkDecoder) -> Event | None:
