@@ -7,20 +7,22 @@ Everything that is slow to import is imported when a command runs. Failure raise
 
 import contextlib
 import errno
+import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlencode
 
 import click
 
+from elemta.cli.client_road import Answer, CallRoad, Request, Road, SocketRoad
 from elemta.cli.invocation import Invocation
 from elemta.cli.output import CommandError, ExitCode
+from elemta.config.addresses import UNIX_PATH_OCTETS
 
 if TYPE_CHECKING:
-    import httpx
-
     from elemta.config.sections import Config
     from elemta.web.control import Control
 
@@ -51,8 +53,8 @@ class Refused(CommandError):
 class Api:
     """The operators' pages. `running` is False when a stopped server's files are asked."""
 
-    def __init__(self, http: "httpx.AsyncClient", *, running: bool) -> None:
-        self._http = http
+    def __init__(self, road: Road, *, running: bool) -> None:
+        self._road = road
         self.running = running
 
     async def get(
@@ -60,26 +62,27 @@ class Api:
     ) -> dict[str, Any]:
         """Ask a page; parameters that are None are left out. Raises `CommandError`."""
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
-        return _document(await self._send("GET", path, params=given, timeout=seconds))
+        return _document(await self._road.send(Request("GET", _target(path, given), seconds)))
 
     async def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         """Give an order. Raises `CommandError`."""
-        return _document(await self._send("POST", path, json=body))
+        octets, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+        return _document(await self._road.send(Request("POST", _target(path), ANSWER_SECONDS, octets, headers)))
 
     async def delete(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         """Remove something. Raises `CommandError`."""
-        return _document(await self._send("DELETE", path, params=parameters))
+        return _document(await self._road.send(Request("DELETE", _target(path, parameters), ANSWER_SECONDS)))
 
     async def content(self, path: str, write: Callable[[bytes], object], limit: int | None = None) -> int:
         """Hand a mail's octets to `write`, piece by piece, at most `limit`; returns its size. Raises `CommandError`."""
         offset, size = 0, 1
         while offset < size and (limit is None or offset < limit):
             wanted = {"range": f"bytes={offset}-{offset + PIECE_OCTETS - 1}"}
-            answer = await self._send("GET", path, headers=wanted)
+            answer = await self._road.send(Request("GET", _target(path), ANSWER_SECONDS, headers=wanted))
             size = int(answer.headers.get("content-range", "/0").rpartition("/")[2])
-            if answer.status_code == 416 and size == 0:
+            if answer.status == 416 and size == 0:
                 break
-            if answer.status_code != 206:
+            if answer.status != 206:
                 _document(answer)
                 raise CommandError("the server does not send mails in pieces: is it of another version?")
             piece = answer.content if limit is None else answer.content[: limit - offset]
@@ -87,28 +90,27 @@ class Api:
             offset += len(answer.content)
         return size
 
-    async def _send(self, method: str, path: str, **options: Any) -> "httpx.Response":
-        import httpx
 
-        try:
-            return await self._http.request(method, path, **options)
-        except httpx.TimeoutException as error:
-            raise CommandError("the server does not answer; try again", ExitCode.TEMPORARY) from error
-        except httpx.TransportError as error:
-            raise CommandError(f"the server hung up: {error or 'no answer'}", ExitCode.UNREACHABLE) from error
+def _target(path: str, parameters: Mapping[str, object] | None = None) -> str:
+    from elemta.web.base import PREFIX
+
+    if not parameters:
+        return f"{PREFIX}{path}"
+    # What the shell gave need not be UTF-8; its octets go as they came.
+    return f"{PREFIX}{path}?{urlencode(parameters, errors='surrogateescape')}"
 
 
-def _document(answer: "httpx.Response") -> dict[str, Any]:
+def _document(answer: Answer) -> dict[str, Any]:
     """The JSON object of an answer. Raises `Refused` with what the server says, `CommandError` for anything else."""
     try:
-        found = answer.json()
+        found = json.loads(answer.content)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise CommandError(f"the server's answer ({answer.status_code}) is not understood: is it of another version?")
-    if answer.is_success:
+        raise CommandError(f"the server's answer ({answer.status}) is not understood: is it of another version?")
+    if 200 <= answer.status <= 299:
         return found
-    raise Refused(str(found.get("code")), str(found.get("detail") or f"the server answered {answer.status_code}"))
+    raise Refused(str(found.get("code")), str(found.get("detail") or f"the server answered {answer.status}"))
 
 
 def connect_option(command: _Command) -> _Command:
@@ -122,26 +124,23 @@ def connect_option(command: _Command) -> _Command:
 
 
 def ask(
-    invocation: Invocation, connect: str | None, job: Callable[[Api], Awaitable[_T]], *, room: Room = "queue"
+    invocation: Invocation, connect: str | None, job: Callable[[Api], Coroutine[Any, Any, _T]], *, room: Room = "queue"
 ) -> _T:
-    """Run `job` with the pages of whoever has the queue. Raises `CommandError`."""
+    """Run `job`, which awaits the pages alone, with those of whoever has the queue. Raises `CommandError`."""
+    with contextlib.ExitStack() as stack:
+        if connect is not None:
+            path, config = _named(connect), None
+        else:
+            config = invocation.load().config
+            path = _control_path(config)
+        address = _answering(path, stack)
+        if address is not None:
+            return _run_at_once(job(Api(SocketRoad(address), running=True)))
+    if config is None:
+        raise CommandError(f"no server answers at {path}.", ExitCode.UNREACHABLE)
     import trio
 
-    async def run() -> _T:
-        with contextlib.ExitStack() as stack:
-            if connect is not None:
-                path, config = _named(connect), None
-            else:
-                config = invocation.load().config
-                path = _control_path(config)
-            address = _answering(path, stack)
-            if address is not None:
-                return await _over_socket(address, job)
-            if config is None:
-                raise CommandError(f"no server answers at {path}.", ExitCode.UNREACHABLE)
-            return await _over_files(config, room, job)
-
-    return trio.run(run)
+    return trio.run(_over_files, config, room, job)
 
 
 def _named(connect: str) -> Path:
@@ -162,10 +161,8 @@ def _control_path(config: "Config") -> Path:
 
 def _answering(path: Path, stack: contextlib.ExitStack) -> str | None:
     """The address of a socket that somebody listens at, good while the stack is open; None when nobody does."""
-    from elemta.web.sockets import short_address
-
     try:
-        address = stack.enter_context(short_address(path))
+        address = _short(path, stack)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(ANSWER_SECONDS)
             probe.connect(address)
@@ -181,36 +178,35 @@ def _answering(path: Path, stack: contextlib.ExitStack) -> str | None:
     return address
 
 
-async def _over_socket(address: str, job: Callable[[Api], Awaitable[_T]]) -> _T:
-    import httpx
+def _short(path: Path, stack: contextlib.ExitStack) -> str:
+    if len(os.fsencode(path)) <= UNIX_PATH_OCTETS:
+        return str(path)
+    # Late: with it comes Trio, which takes longer to import than everything else here.
+    from elemta.web.sockets import short_address
 
-    # There is no TLS on a unix socket. With `verify` certificates are loaded, which takes longer than the request.
-    async with _client(httpx.AsyncHTTPTransport(uds=address, verify=False)) as http:
-        return await job(Api(http, running=True))
+    return stack.enter_context(short_address(path))
 
 
-def _client(transport: "httpx.AsyncBaseTransport") -> "httpx.AsyncClient":
-    import httpx
-
-    from elemta.web.base import PREFIX
-
-    return httpx.AsyncClient(
-        transport=transport, base_url=f"http://elemta{PREFIX}", timeout=ANSWER_SECONDS, trust_env=False
-    )
+def _run_at_once(job: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that blocks where another one would await."""
+    try:
+        job.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    job.close()
+    raise RuntimeError("a command waited for an event loop, and none is running")
 
 
 # ---- a stopped server ----------------------------------------------------------------------------
 
 
-async def _over_files(config: "Config", room: Room, job: Callable[[Api], Awaitable[_T]]) -> _T:
-    import httpx
-
+async def _over_files(config: "Config", room: Room, job: Callable[[Api], Coroutine[Any, Any, _T]]) -> _T:
     from elemta.web.app import control_app
 
     with _locked(config):
         async with _opened(config, room) as control:
-            async with _client(httpx.ASGITransport(control_app(control))) as http:
-                return await job(Api(http, running=False))
+            return await job(Api(CallRoad(control_app(control)), running=False))
 
 
 @contextlib.contextmanager

@@ -457,6 +457,30 @@ def test_something_else_at_the_socket(terminal: Terminal) -> None:
     assert ended.code == 69
 
 
+def test_a_filter_need_not_be_utf_8(terminal: Terminal, desk: Desk, beside: Callable[..., Any]) -> None:
+    beside(desk.add)
+    for words in (["--sender", "\udcff@example.org"], ["--recipient", "ü ?&=#%2B+@example.net"]):
+        ended = terminal.run("queue", "list", "-o", "ids", *words)
+        assert (ended.code, ended.out) in ((0, ""), (2, ""))
+
+
+@pytest.mark.slow
+def test_a_running_server_is_asked_without_an_event_loop(terminal: Terminal, beside: Callable[..., Any]) -> None:
+    slow = {"trio", "httpx", "starlette", "hypercorn", "orjson", "prometheus_client", "structlog", "sqlite3"}
+    program = (
+        "import sys\n"
+        "from elemta.cli.main import main\n"
+        "try:\n"
+        f"    main({elemta(terminal, 'queue', 'stats', '-o', 'json')[3:]!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"print(*({slow!r} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
+    assert '"active_count": 0' in found.stdout
+    assert found.stderr.split() == []
+
+
 # ---- what is printed ---------------------------------------------------------------------------
 
 
@@ -615,7 +639,7 @@ def test_the_command_line_knows_what_the_server_takes() -> None:
 def test_help_imports_nothing_slow(module: str) -> None:
     slow = {
         "trio",
-        "httpx",
+        "http.client",
         "rich",
         "starlette",
         "hypercorn",
