@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 
 from elemta.mail.outcome import Attempt
 from elemta.simulation.pipe import VirtualStream, Wire
+from elemta.storage.base import Verb
 from elemta.storage.records import QueuedMail
 
 #: The field that names a simulated mail in its own header, wherever it goes.
@@ -106,6 +107,14 @@ class AtHand:
     life: int
 
 
+@frozen
+class Obeyed:
+    """An operator's order that changed a mail, and when."""
+
+    at: float
+    verb: Verb
+
+
 @define(eq=False)
 class Passage:
     """One queued mail on its way through the store. `about` are the failed recipients that a report names.
@@ -120,7 +129,10 @@ class Passage:
     at_hand: list[AtHand] = field(factory=list)
     begun: list[float] = field(factory=list)
     settled: list[Settled] = field(factory=list)
+    orders: list[Obeyed] = field(factory=list)
     left_at: float | None = None
+    #: When an operator deleted it for good.
+    deleted_at: float | None = None
     withdrawn: bool = False
     #: All records of the store, read when the world ended.
     attempts: tuple[Attempt, ...] = ()
@@ -209,10 +221,18 @@ class Record:
             self._tags.setdefault(content_id, tag)
 
     def insert(self, mail: QueuedMail, content: bytes | None) -> None:
-        """A mail became durable; again, when an insert was repeated."""
+        """A mail became durable; again, when an insert was repeated.
+
+        What was deleted before its insert was repeated is back: a store does not remember ids that left.
+        """
         if content is not None:
             self.learn_tag(mail.content.id, content)
-        if mail.id in self.passages:
+        known = self.passages.get(mail.id)
+        if known is not None:
+            if known.deleted_at is not None:
+                known.deleted_at = known.left_at = None
+                self._live += 1
+                self.note("store", "insert", mail.id, "again")
             return
         tag = self._tags.get(mail.content.id, "")
         about = reported(content) if content is not None and mail.envelope.reverse_path is None else ()
@@ -243,6 +263,16 @@ class Record:
         passage.withdrawn = True
         self.note("store", "withdraw", queue_id)
         self._leave(passage)
+
+    def obey(self, verb: Verb, ids: Sequence[str]) -> None:
+        """An operator's order changed these mails."""
+        self.note("store", verb.value, *ids)
+        for queue_id in ids:
+            passage = self.passages[queue_id]
+            passage.orders.append(Obeyed(trio.current_time(), verb))
+            if verb is Verb.DELETE:
+                passage.deleted_at = trio.current_time()
+                self._leave(passage)
 
     def _leave(self, passage: Passage) -> None:
         passage.left_at = trio.current_time()

@@ -13,10 +13,13 @@ from elemta.config.sections import Config, LimitsSection, ListenerSection, Route
 from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
+from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import Manner, Personality
 from elemta.simulation.pipe import Latency
 from elemta.simulation.resolver import Name
 from elemta.simulation.store import StorePlan
+from elemta.storage.base import Filter, Verb
+from elemta.storage.records import QueueState
 
 #: Networks for documentation, RFC 5737 §3: no simulated address means a machine that exists.
 SERVER_ADDRESS = "192.0.2.1"
@@ -43,8 +46,8 @@ class ClockStep:
 class Scenario:
     """One world. `hosts` has a personality for each address, `names` is all of DNS.
 
-    At each time of `crashes` the server's machine stops; after `downtime` seconds it starts anew. `deadline` is the
-    virtual time at which everything must be done.
+    `orders` are the operator's. At each time of `crashes` the server's machine stops; after `downtime` seconds it
+    starts anew. `deadline` is the virtual time at which everything must be done.
     """
 
     seed: int
@@ -56,6 +59,7 @@ class Scenario:
     crashes: tuple[float, ...] = ()
     downtime: float = 3.0
     steps: tuple[ClockStep, ...] = ()
+    orders: tuple[OrderScript, ...] = ()
     latency: Latency = Latency()
     deadline: float = 10 * _DAY
 
@@ -148,6 +152,7 @@ def draw(seed: int) -> Scenario:
         else (),
         latency=Latency(least, least * chance.choice((1.0, 4.0, 10.0))),
     )
+    scenario = evolve(scenario, orders=_orders(scenario, domains, chance_of(seed, "orders")))
     return _with_priorities(scenario, domains, chance_of(seed, "priorities"))
 
 
@@ -267,3 +272,31 @@ def _with_priorities(scenario: Scenario, domains: tuple[str, ...], chance: Rando
     # A smarthost stays for all.
     routes = scenario.config.routes or routes
     return evolve(scenario, config=evolve(scenario.config, listeners=listeners, routes=routes), clients=clients)
+
+
+#: What operators ask for; deleting is rare, so that most mails still have to arrive.
+_VERBS = (Verb.HOLD, Verb.HOLD, Verb.HOLD, Verb.RELEASE, Verb.RETRY, Verb.RETRY, Verb.DELETE)
+
+
+def _orders(scenario: Scenario, domains: tuple[str, ...], chance: Random) -> tuple[OrderScript, ...]:
+    """In a third of the worlds an operator gives some orders: while mail comes in and is first tried, or later."""
+    if chance.random() < 0.65:
+        return ()
+    mails = [mail for client in scenario.clients for mail in client.mails]
+    orders = []
+    for _ in range(chance.randint(1, 8)):
+        mail = chance.choice(mails)
+        chosen = chance.choice(
+            (
+                Filter(),
+                Filter(states=frozenset({QueueState.DEFERRED})),
+                Filter(recipient=f"@{chance.choice(domains)}"),
+                Filter(destination=f"mx:{chance.choice((*domains, SENDER_DOMAIN))}"),
+                Filter(sender=mail.sender),
+                Filter(recipient=mail.recipients[0]),
+            )
+        )
+        begun = chance.choice(scenario.clients).at
+        at = chance.choice((begun + chance.uniform(0, 5), chance.uniform(0, 1500), chance.uniform(0, 5000)))
+        orders.append(OrderScript(at, chance.choice(_VERBS), chosen))
+    return tuple(orders)

@@ -175,6 +175,8 @@ class FaultyStore:
                 record.insert(change.mail, change.content)
                 if change.mail.owner and not self._dead:
                     record.take_at_hand(change.mail.id)
+                if change.mail.attempting_since is not None:
+                    record.begin(change.mail.id)
             elif isinstance(change, Begin):
                 record.begin(change.id)
             elif isinstance(change, Settle):
@@ -234,7 +236,9 @@ class FaultyStore:
     async def apply(self, order: Order) -> Ordered:
         """See `QueueStore.apply`."""
         self._check()
-        return await self._inner.apply(order)
+        ordered = await self._inner.apply(order)
+        self._record.obey(order.verb, ordered.changed)
+        return ordered
 
     async def cleanup(self, retention: Retention) -> int:
         """See `QueueStore.cleanup`."""

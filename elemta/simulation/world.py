@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.config.sections import TransportName
 from elemta.observe.metrics import Metrics
+from elemta.queue.service import QueueService
 from elemta.runtime.ids import SeededIds
 from elemta.runtime.threads import InlineThreads
 from elemta.runtime.world import Runtime
@@ -28,6 +29,7 @@ from elemta.simulation.clients import Client
 from elemta.simulation.clock import VirtualClock, chance_of, run_virtual
 from elemta.simulation.hosts import RemoteHost
 from elemta.simulation.network import VirtualHost, VirtualNetwork
+from elemta.simulation.operators import Operator
 from elemta.simulation.record import Record
 from elemta.simulation.resolver import ScriptedResolver
 from elemta.simulation.scenario import SERVER_ADDRESS, ClockStep, Scenario
@@ -130,11 +132,18 @@ class _World:
         ]
 
     async def _send_everything(self) -> None:
+        """Mails from clients, orders from the operator."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(Operator(self._queue, self.clock, self.record).run, self.scenario.orders)
             for script in self.scenario.clients:
                 machine = self.network.host(script.address)
                 client = Client(script, machine, record=self.record, chance=self.chance("client", script.address))
                 nursery.start_soon(client.run, SERVER_ADDRESS)
+
+    def _queue(self) -> QueueService | None:
+        """The queue of the life that serves now."""
+        life = self.life
+        return None if life is None or life.over.is_set() or life.server is None else life.server.parts.queue
 
     async def _step_clock(self, step: ClockStep) -> None:
         await trio.sleep_until(step.at)

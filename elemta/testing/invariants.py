@@ -1,9 +1,9 @@
 """What must hold after every run of a simulated world.
 
-What is not here: the run (`simulation.world`), what must hold of priorities (`testing.precedence`). Each check reads
-the record and says in sentences what is wrong; nothing it says depends on how the product works inside, only on what it
-promises: to the clients that were answered 250, to the senders that wait for a delivery or a report, to the hosts that
-should not get a mail twice.
+What is not here: the run (`simulation.world`), what must hold of priorities (`testing.precedence`) or of orders
+(`testing.obedience`). Each check reads the record and says in sentences what is wrong; nothing it says depends on how
+the product works inside, only on what it promises: to the clients that were answered 250, to the senders that wait for
+a delivery or a report, to the hosts that should not get a mail twice.
 Failures raised: none; `broken` returns what is broken.
 """
 
@@ -14,18 +14,18 @@ from itertools import chain
 from elemta.mail.outcome import AttemptResult
 from elemta.queue.schedule import RETRY_JITTER
 from elemta.queue.throttle import destination_share
+from elemta.simulation.clock import EPOCH_SECONDS
 from elemta.simulation.record import Answer, Kept, Passage, Record, Settled, Submitted
 from elemta.simulation.scenario import SENDER_ADDRESS, Scenario
 from elemta.storage.records import QueueState, RecipientStatus
 from elemta.storage.rules import INTERRUPTED
+from elemta.testing.obedience import AMPLE_WORKERS, deleted_stays_away, held_stays_held, obeyed_at_once
 from elemta.testing.precedence import higher_goes_first, priority_as_asked
 
 #: Seconds by which times since 1970 may differ for their own granularity and the dispatcher's slack of a millisecond.
 TOLERANCE_SECONDS = 0.002
 #: Seconds by which a retry may come late where nothing is in its way: the way through the dispatcher.
 LATE_SECONDS = 1.0
-#: Workers beyond which no simulated world makes mail wait for a worker.
-AMPLE_WORKERS = 100
 #: What a server may call an error when nothing is wrong with it.
 EXPECTED_ERRORS = frozenset({"store.failed"})
 
@@ -66,7 +66,7 @@ def durable_before_answered(scenario: Scenario, record: Record) -> Iterator[str]
 
 
 def delivered_or_reported(scenario: Scenario, record: Record) -> Iterator[str]:
-    """Of every acknowledged mail each recipient has it, or the sender has a report about it."""
+    """Of every acknowledged mail each recipient has it, or the sender has a report about it; or either was deleted."""
     delivered = {(kept.tag, kept.recipient) for kept in record.kept if kept.sender}
     reported = {
         (kept.tag, recipient, kept.recipient)
@@ -74,11 +74,19 @@ def delivered_or_reported(scenario: Scenario, record: Record) -> Iterator[str]:
         if not kept.sender and kept.host == SENDER_ADDRESS
         for recipient in kept.about
     }
+    deleted = {
+        (passage.tag, recipient)
+        for passage in record.passages.values()
+        if passage.deleted_at is not None
+        for recipient in (passage.about or (str(each.address) for each in passage.mail.envelope.recipients))
+    }
     for one in record.submitted:
         if one.answer is not Answer.ACCEPTED:
             continue
         for recipient in one.recipients:
-            if (one.tag, recipient) not in delivered and (one.tag, recipient, one.sender) not in reported:
+            if (one.tag, recipient) in delivered | deleted:
+                continue
+            if (one.tag, recipient, one.sender) not in reported:
                 yield f"{one.tag} was answered 250 at {one.at:.3f}, and {recipient} has neither mail nor report"
 
 
@@ -200,6 +208,8 @@ def _retry_comes(scenario: Scenario, passage: Passage, settled: Settled) -> Iter
     following = min((a.started_at for a in passage.attempts if a.started_at > this), default=None)
     if following is None:
         return
+    if any(settled.at <= order.at <= following - EPOCH_SECONDS + TOLERANCE_SECONDS for order in passage.orders):
+        return
     late = following - mail.next_attempt_at
     if late < -TOLERANCE_SECONDS:
         yield f"{mail.id} ({passage.tag}) was tried {-late:.3f} s before its time"
@@ -210,7 +220,7 @@ def _retry_comes(scenario: Scenario, passage: Passage, settled: Settled) -> Iter
 def tried_before_given_up(scenario: Scenario, record: Record) -> Iterator[str]:
     """No mail leaves the queue without an attempt for each of its recipients, none is tried after its delivery."""
     for passage in record.passages.values():
-        if passage.left_at is None or passage.withdrawn:
+        if passage.left_at is None or passage.withdrawn or passage.deleted_at is not None:
             continue
         for each in passage.mail.envelope.recipients:
             results = _results(passage, str(each.address))
@@ -261,4 +271,7 @@ CHECKS: tuple[Check, ...] = (
     progress_is_kept,
     priority_as_asked,
     higher_goes_first,
+    deleted_stays_away,
+    held_stays_held,
+    obeyed_at_once,
 )

@@ -72,9 +72,9 @@ def higher_goes_first(scenario: Scenario, record: Record) -> Iterator[str]:
     A mail is at hand from its claim, or from its insert where the server owned it at once, until its attempt begins or
     the life of the server ends. For the same destination the mail that was begun proves that there was room; for
     another, every attempt counts from its mark to the durable end. Of what was simultaneous nothing is said, nor of
-    worlds whose store is in trouble: there attempts may be taken up and put back unseen.
+    worlds whose store is in trouble or where an operator gives orders: there mails may be taken up and put back unseen.
     """
-    if not scenario.store.is_calm:
+    if scenario.orders or not scenario.store.is_calm:
         return
     share = destination_share(scenario.config.max_workers)
     turns = [turn for passage in record.passages.values() for turn in _turns(record, passage)]

@@ -8,9 +8,10 @@ from attrs import evolve
 from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
 from elemta.simulation.personality import Personality
-from elemta.simulation.record import Answer, Complaint, Record
+from elemta.simulation.record import Answer, Complaint, Obeyed, Record
 from elemta.simulation.scenario import Scenario
 from elemta.simulation.world import memory_keeper, simulate
+from elemta.storage.base import Verb
 from elemta.testing.invariants import broken
 from tests.simulation.scenes import mail, scene
 
@@ -101,6 +102,28 @@ def pass_one_over(record: Record) -> None:
     last.at_hand[0] = evolve(last.at_hand[0], at=0.0)
 
 
+def order(record: Record, verb: Verb, after: float) -> None:
+    """Say that an order had changed every mail so many seconds after it came."""
+    for passage in record.passages.values():
+        passage.orders.append(Obeyed(passage.inserted_at + after, verb))
+
+
+def deliver_what_was_held(record: Record) -> None:
+    order(record, Verb.HOLD, -0.1)
+    for passage in record.passages.values():
+        passage.attempts = ()
+        passage.begun = []
+
+
+def try_what_was_deleted(record: Record) -> None:
+    for passage in record.passages.values():
+        passage.deleted_at = passage.inserted_at - 0.1
+
+
+def forget_a_retry(record: Record) -> None:
+    order(record, Verb.RETRY, 20.0)
+
+
 @pytest.fixture
 def world() -> tuple[Scenario, Record]:
     return SCENE, simulate(SCENE, memory_keeper())
@@ -131,6 +154,9 @@ def test_a_sound_history_is_sound(world: tuple[Scenario, Record]) -> None:
         (give_up_untried, "was never tried"),
         (mistake_a_priority, "is HIGH, and asked for NORMAL"),
         (pass_one_over, "was ready from 0.000 on"),
+        (deliver_what_was_held, "got it at"),
+        (try_what_was_deleted, ", and begun at"),
+        (forget_a_retry, "was not begun after retry"),
     ],
 )
 def test_an_unsound_one_is_not(spoil: Callable[[Record], None], words: str, world: tuple[Scenario, Record]) -> None:

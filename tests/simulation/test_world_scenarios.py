@@ -5,10 +5,12 @@ import pytest
 from elemta.mail.outcome import AttemptResult
 from elemta.queue import dispatcher
 from elemta.simulation.clock import EPOCH_SECONDS
+from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import STALL_SECONDS, Personality
 from elemta.simulation.record import Answer, Passage, Record
 from elemta.simulation.scenario import SENDER_ADDRESS
 from elemta.simulation.store import Fault, StorePlan
+from elemta.storage.base import Filter, Verb
 from elemta.testing.plugin import SimulatedWorld
 from tests.simulation.scenes import HOST, config, mail, scene
 
@@ -116,6 +118,36 @@ def test_the_one_worker_takes_the_higher_priority_first(simulated_world: Simulat
     mails = (mail(tag, mt_priority=level) for tag, level in asked.items())
     record = simulated_world(scene(*mails, host=Personality(slow=20.0), config=config(max_workers=1)))
     assert [kept.tag for kept in record.kept] == ["a", "e", "d", "c", "b"]
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_a_held_mail_waits_for_its_release(store: str, simulated_world: SimulatedWorld) -> None:
+    orders = (OrderScript(10.0, Verb.HOLD), OrderScript(5000.0, Verb.RELEASE))
+    record = simulated_world(scene(mail("a"), host=Personality(greylists=1), orders=orders), store)
+    first, second = attempt_times(only_mail(record))
+    assert first < 2
+    assert second == pytest.approx(5000.0, abs=EXACT)
+
+
+def test_what_is_held_in_the_end_is_released(simulated_world: SimulatedWorld) -> None:
+    orders = (OrderScript(10.0, Verb.HOLD),)
+    record = simulated_world(scene(mail("a"), host=Personality(greylists=1), orders=orders))
+    assert [order.verb for order in only_mail(record).orders] == [Verb.HOLD, Verb.RELEASE]
+    assert len(record.kept) == 1
+
+
+def test_a_deleted_mail_is_neither_delivered_nor_reported(simulated_world: SimulatedWorld) -> None:
+    orders = (OrderScript(10.0, Verb.DELETE, Filter(sender="a@senders.test")),)
+    record = simulated_world(scene(mail("a"), mail("b"), host=Personality(greylists=1), orders=orders))
+    assert [kept.tag for kept in record.kept] == ["b"]
+
+
+def test_an_order_leaves_alone_what_is_in_flight(simulated_world: SimulatedWorld) -> None:
+    orders = (OrderScript(40.0, Verb.DELETE),)
+    record = simulated_world(scene(mail("a"), host=Personality(slow=30.0), orders=orders))
+    assert only_mail(record).begun[0] < 40 < only_mail(record).settled[0].at
+    assert not only_mail(record).orders
+    assert len(record.kept) == 1
 
 
 # ---- faults at each step -------------------------------------------------------------------------
