@@ -7,6 +7,7 @@ A heap for each destination, and one heap of the destinations' first mails: a de
 deliveries costs the others nothing, however many mails wait for it. Every operation takes logarithmic time.
 """
 
+import enum
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 
@@ -19,6 +20,17 @@ from elemta.storage.records import QueuedMail
 #: keeps a critical one out. Ours: about 2 KiB a mail without its content (which has a budget of its own); enough to
 #: take a burst of seconds without reading any of it back from the store.
 MAILS_PER_PRIORITY = 10_000
+
+
+class Room(enum.Enum):
+    """What the dispatcher keeps for a mail that will be durable soon."""
+
+    #: Nothing: it is anybody's in the store.
+    NONE = "none"
+    #: A place in the agenda.
+    WAITING = "waiting"
+    #: A delivery task, with a place in the destination's share: the attempt begins with the mail.
+    TASK = "task"
 
 
 class Due:

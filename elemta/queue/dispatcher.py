@@ -3,8 +3,9 @@
 What is not here: one attempt (`queue.worker`), the order itself (`queue.agenda`, `queue.priority`), or the truth, which
 lies in the store: what lies here is a bounded choice of it, and can be thrown away at any moment.
 
-A mail that was just made durable is handed over directly, content included, while there is room; what has no room is
-anybody's in the store, and is claimed in batches when it is its turn. While mail of a destination waits in the store,
+A mail that was just made durable is handed over directly, content included, while there is room; where a delivery task
+is free its first attempt begins with it, in the same change. What has no room is anybody's in the store, and is claimed
+in batches when it is its turn. While mail of a destination waits in the store,
 newer mail for it goes there as well, so that nobody is overtaken for ever. A delivery task that is free takes the first
 mail in line by itself; one that waits is handed its mail over a memory channel.
 
@@ -13,13 +14,14 @@ Failures raised: none; a store that fails makes everybody wait for `AWAY_SECONDS
 """
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 
 import trio
+from attrs import evolve
 
 from elemta.mail.envelope import Priority
-from elemta.queue.agenda import Agenda, Due
+from elemta.queue.agenda import Agenda, Due, Room
 from elemta.queue.priority import STARVING_AFTER_SECONDS, is_starving
 from elemta.queue.settlement import Settlement
 from elemta.queue.throttle import DestinationLoad
@@ -28,7 +30,7 @@ from elemta.queue.workshop import Workshop
 from elemta.runtime.bell import Bell
 from elemta.runtime.budget import ByteBudget
 from elemta.runtime.watch import DeadlineWatch
-from elemta.storage.base import Claim, StoreUnavailable
+from elemta.storage.base import Claim, Settle, StoreUnavailable
 from elemta.storage.records import QueuedMail, QueueState
 
 #: Octets of content kept with mails that wait in memory: an eighth of a small machine's 512 MiB.
@@ -63,6 +65,8 @@ class Dispatcher:
         self._budget = ByteBudget(KEPT_CONTENT_OCTETS)
         self._to_idle, self._when_idle = trio.open_memory_channel[Due](0)
         self._idle = 0
+        #: Delivery tasks that are kept for mails whose commit is under way.
+        self._kept = 0
         self._workers: list[Worker] = []
         self._nursery: trio.Nursery | None = None
         self._token = 0
@@ -74,6 +78,8 @@ class Dispatcher:
         self._away_until = -inf
         self._draining = False
         self._cut = False
+        #: Nothing is given to delivery tasks any more.
+        self._closed = False
         self._all_idle = trio.Event()
         self._ended = trio.Event()
         self._behind: set[str] = set()
@@ -99,30 +105,48 @@ class Dispatcher:
         """Attempts that have begun and are not settled."""
         return len(self._in_hand)
 
-    def reserve(self, priority: Priority, destination: str) -> bool:
+    def reserve(self, priority: Priority, destination: str) -> Room:
         """Keep room for a mail that will be durable soon; then `offer` it, or `cancel`.
 
-        One destination may hold as much as is still free for all, so that one flood never takes the whole room.
+        With `Room.TASK` the mail must say `attempting_since`. One destination may hold as much as is still free for
+        all, so that one flood never takes the whole room.
         """
         agenda = self._agenda
         behind = self._behind
         if self._nursery is None or self._draining or len(behind) >= BEHIND_DESTINATIONS or destination in behind:
-            return False
+            return Room.NONE
+        if self._may_start() and self._load.try_take(destination):
+            self._kept += 1
+            return Room.TASK
         if agenda.waiting_for(destination) < agenda.room(priority) and agenda.reserve(priority):
-            return True
+            return Room.WAITING
         behind.add(destination)
-        return False
+        return Room.NONE
 
-    def cancel(self, priority: Priority) -> None:
-        """Give back what `reserve` kept."""
-        self._agenda.cancel(priority)
+    def cancel(self, mail: QueuedMail) -> None:
+        """Give back what `reserve` kept for it."""
+        if mail.attempting_since is not None:
+            self._kept -= 1
+            self.reached(mail.destination)
+            self._check_idle()
+        elif mail.owner:
+            self._agenda.cancel(mail.priority)
 
     def offer(self, mail: QueuedMail, content: bytes | None) -> None:
-        """A durable mail of ours, for which room was reserved."""
+        """A mail that is durable now: with the room that was reserved for it, or as one that anybody may claim."""
+        if not mail.owner:
+            self.note_due(mail.next_attempt_at)
+            return
         if content is not None and not self._budget.take(len(content)):
             content = None
         due = Due(mail, content)
-        if self._may_start() and self._load.try_take(mail.destination):
+        if mail.attempting_since is not None:
+            self._kept -= 1
+            if self._closed:
+                self._free(due)
+            else:
+                self._give(due)
+        elif self._may_start() and self._load.try_take(mail.destination):
             self._agenda.cancel(mail.priority)
             self._give(due)
         else:
@@ -162,7 +186,7 @@ class Dispatcher:
                     await self._looks.wait_until(trio.current_time() + pause)
             finally:
                 # Sessions may still hand in mail: it is for the next start.
-                self._draining = True
+                self._draining = self._closed = True
         self._all_idle.set()
         self._ended.set()
 
@@ -177,6 +201,7 @@ class Dispatcher:
         with trio.CancelScope(deadline=deadline):
             await self._all_idle.wait()
         self._cut = self._cut or bool(self._in_hand)
+        self._closed = True
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
             with trio.move_on_after(INTERRUPTED_SECONDS):
@@ -184,7 +209,7 @@ class Dispatcher:
         return not self._cut
 
     def _check_idle(self) -> None:
-        if self._draining and self._idle == len(self._workers):
+        if self._draining and self._idle == len(self._workers) and not self._kept:
             self._all_idle.set()
 
     # ---- workers' side (see `worker.Supply`) -----------------------------------------------------
@@ -254,7 +279,7 @@ class Dispatcher:
     def _may_start(self) -> bool:
         if self._nursery is None or self._is_paused():
             return False
-        return self._idle > 0 or len(self._workers) < self._load.max_workers
+        return self._idle + self._load.max_workers - len(self._workers) > self._kept
 
     def _feed(self) -> None:
         """Give waiting workers what is first in line."""
@@ -277,10 +302,18 @@ class Dispatcher:
             self._idle -= 1
         except trio.WouldBlock:
             # The waiting workers were cancelled a moment ago: this is the end, and the mail is for the next start.
-            self._draining = True
-            self._in_hand.discard(due.mail.id)
-            self._load.give_back(due.mail.destination)
-            self._agenda.insist(due)
+            self._draining = self._closed = True
+            self._free(due)
+
+    def _free(self, due: Due) -> None:
+        """Take a mail back that no delivery task can have any more; where its attempt was said to begin, it did not."""
+        mail = due.mail
+        self._in_hand.discard(mail.id)
+        self._load.give_back(mail.destination)
+        if mail.attempting_since is not None:
+            free = evolve(mail, owner="", attempting_since=None)
+            with suppress(StoreUnavailable):  # the queue is closed: the next start finds it, and says that it began
+                self._shop.spool.post(Settle(mail.id, self._shop.options.node, self._token, free))
 
     def _end_overrun(self, now: float) -> float:
         """End attempts that overrun; see `DeadlineWatch`."""

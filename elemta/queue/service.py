@@ -20,6 +20,7 @@ from elemta.delivery.base import Delivery
 from elemta.mail.envelope import Envelope, Recipient
 from elemta.mail.outcome import Attempt
 from elemta.observe.metrics import Metrics
+from elemta.queue.agenda import Room
 from elemta.queue.dispatcher import Dispatcher
 from elemta.queue.options import QueueOptions
 from elemta.queue.priority import first_spoken
@@ -125,14 +126,10 @@ class QueueService:
             await self._spool.insert(inserts, deadline=trio.current_time() + timeout)
         except BaseException:
             for mail in mails:
-                if mail.owner:
-                    dispatcher.cancel(mail.priority)
+                dispatcher.cancel(mail)
             raise
         for mail in mails:
-            if mail.owner:
-                dispatcher.offer(mail, submission.content)
-            else:
-                dispatcher.note_due(mail.next_attempt_at)
+            dispatcher.offer(mail, submission.content)
 
     def _mails(self, submission: Submission) -> list[QueuedMail]:
         """A mail for each destination; the first has the id that the client is told."""
@@ -157,7 +154,7 @@ class QueueService:
     ) -> QueuedMail:
         # Ours from the first moment where there is room to try it at once; anybody's otherwise.
         priority = first_spoken(submission.priority, self._delivery.priority_for(envelope.recipients[0].address))
-        owned = self._dispatcher.reserve(priority, destination)
+        room = self._dispatcher.reserve(priority, destination)
         return QueuedMail(
             id=queue_id,
             origin_id=submission.id,
@@ -169,7 +166,8 @@ class QueueService:
             next_attempt_at=now,
             expires_at=now + self._options.max_queue_time,
             priority=priority,
-            owner=self._options.node if owned else "",
+            owner="" if room is Room.NONE else self._options.node,
+            attempting_since=now if room is Room.TASK else None,
             origin=submission.origin,
         )
 

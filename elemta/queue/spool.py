@@ -247,7 +247,7 @@ class Spool:
         if (ticket.left or Result.REFUSED in results) and ticket.is_insert:
             landed = [c for c, r in zip(ticket.changes, results, strict=True) if r is not Result.REFUSED]
             if landed:
-                self._put(Ticket([Withdraw(_id_of(change)) for change in landed], then=ticket))
+                self._put(Ticket([_withdrawal(change) for change in landed], then=ticket))
                 return
             results = [Result.REFUSED] * ticket.count
         ticket.answer(results)
@@ -318,6 +318,12 @@ class Spool:
                 watched.fail(SubmissionTimeout("the store did not answer in time"))
                 watched.leave()
         return earliest
+
+
+def _withdrawal(change: Change) -> Withdraw:
+    """Takes back an insert that its submitter was not told of: so nobody has tried the mail, whatever its mark says."""
+    assert isinstance(change, Insert)
+    return Withdraw(change.mail.id, begun=change.mail.attempting_since is not None)
 
 
 def _id_of(change: Change) -> str:

@@ -64,7 +64,8 @@ class Insert:
     """Take a new mail. `content` is its octets when they travel with the change, None when they were staged or came
     with an earlier insert that refers to the same content.
 
-    The mail may come with an owner that joined: then it need not be claimed. `attempting_since` is not taken over.
+    The mail may come with an owner that joined: then it need not be claimed. With `attempting_since` its first attempt
+    begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so.
     """
 
     mail: QueuedMail
@@ -103,9 +104,13 @@ class Settle:
 
 @frozen
 class Withdraw:
-    """Remove a mail that was answered 4yz although it landed. Never applied to one whose attempt began (FENCED)."""
+    """Remove a mail that was answered 4yz although it landed. Never applied to one whose attempt began (FENCED).
+
+    `begun` says that its insert had `attempting_since`, that nobody was given the mail, hence that it is no attempt.
+    """
 
     id: str
+    begun: bool = False
 
 
 Change = Insert | Begin | Settle | Withdraw

@@ -26,6 +26,7 @@ from elemta.storage.base import (
     Retention,
     Settle,
     Verb,
+    Withdraw,
 )
 from elemta.storage.codec import Unfit, encode_attempt, encode_mail
 from elemta.storage.records import ContentRef, QueuedMail, QueueState
@@ -86,7 +87,7 @@ class MemoryStore:
                 return self._begin(change)
             if isinstance(change, Settle):
                 return self._settle(change)
-            return self._withdraw(change.id)
+            return self._withdraw(change)
         except Unfit:
             return Result.REFUSED
 
@@ -107,7 +108,9 @@ class MemoryStore:
         if insert.content is not None:
             self._contents.setdefault(mail.content.id, bytes(insert.content))
         self._staged.pop(mail.content.id, None)
-        self._keep(attrs.evolve(mail, attempting_since=None))
+        if mail.attempting_since is not None and not (mail.owner and mail.state is QueueState.ACTIVE):
+            mail = attrs.evolve(mail, attempting_since=None)
+        self._keep(mail)
 
     def _begin(self, change: Begin) -> Result:
         fence = self._fence(change)
@@ -141,11 +144,11 @@ class MemoryStore:
             self._keep(fixed)
         return Result.APPLIED
 
-    def _withdraw(self, queue_id: str) -> Result:
-        mail = self._mails.get(queue_id)
+    def _withdraw(self, change: Withdraw) -> Result:
+        mail = self._mails.get(change.id)
         if mail is None:
             return Result.GONE
-        if mail.attempting_since is not None or mail.attempts:
+        if mail.attempts or (mail.attempting_since is not None and not change.begun):
             return Result.FENCED
         self._remove(mail)
         return Result.APPLIED

@@ -104,9 +104,8 @@ UPDATE_OWNED = _bulk(
 REMOVE_OWNED = (
     "DELETE FROM mails WHERE id IN (SELECT value FROM json_each(?)) AND owner = ? AND token = ? AND state = 'active'"
 )
-WITHDRAW = (
-    "DELETE FROM mails WHERE id IN (SELECT value FROM json_each(?)) AND attempting_since IS NULL AND attempts = 0"
-)
+WITHDRAW_BEGUN = "DELETE FROM mails WHERE id IN (SELECT value FROM json_each(?)) AND attempts = 0"
+WITHDRAW = f"{WITHDRAW_BEGUN} AND attempting_since IS NULL"
 
 HAS_MAIL = "SELECT 1 FROM mails WHERE id = ?"
 OWNER_OF = "SELECT owner, token, state FROM mails WHERE id = ?"
@@ -257,7 +256,8 @@ class Rows:
     updates: list[tuple[object, ...]] = Factory(list)
     #: Ids of mails that leave, by their owner and its token.
     removals: dict[tuple[str, int], list[str]] = Factory(dict)
-    withdrawals: list[str] = Factory(list)
+    #: Ids of mails that are taken back, by `Withdraw.begun`.
+    withdrawals: dict[bool, list[str]] = Factory(dict)
     attempts: list[AttemptRow] = Factory(list)
     #: Ids of staged content that is referred to now.
     staged: list[str] = Factory(list)
@@ -291,7 +291,7 @@ def rows_of(batch: Sequence[Change], find_staged: FindStaged) -> Rows:
                 _add_insert(rows, insert, find_staged)
                 ids.append(insert.mail.id)
         else:
-            rows.withdrawals.append(change.id)
+            rows.withdrawals.setdefault(change.begun, []).append(change.id)
     if len(set(ids)) != len(ids):
         raise Unfit("two changes of one mail")
     return rows
@@ -321,10 +321,11 @@ def content_row(insert: Insert, find_staged: FindStaged) -> ContentRow:
 
 
 def insert_row(insert: Insert) -> MailRow:
-    """The row of a new mail: nothing is in flight, and only an ACTIVE mail is owned."""
+    """The row of a new mail: only an ACTIVE mail is owned, and only one that is owned is in flight."""
     row = encode_mail(insert.mail)
-    if row[12] is not None or (row[3] and row[1] != "active"):
-        return (*row[:3], row[3] if row[1] == "active" else "", *row[4:12], None, *row[13:])
+    owned = row[3] != "" and row[1] == "active"
+    if not owned and (row[3] or row[12] is not None):
+        return (*row[:3], "", *row[4:12], None, *row[13:])
     return row
 
 

@@ -370,9 +370,9 @@ def _apply_at_once(connection: sqlite3.Connection, rows: sql.Rows) -> None:
     for (owner, token), ids in rows.removals.items():
         if connection.execute(sql.REMOVE_OWNED, (_json(ids), owner, token)).rowcount != len(ids):
             raise _NotAtOnce
-    if rows.withdrawals:
-        withdrawn = connection.execute(sql.WITHDRAW, (_json(rows.withdrawals),)).rowcount
-        if withdrawn != len(rows.withdrawals):
+    for begun, ids in rows.withdrawals.items():
+        statement = sql.WITHDRAW_BEGUN if begun else sql.WITHDRAW
+        if connection.execute(statement, (_json(ids),)).rowcount != len(ids):
             raise _NotAtOnce
     if rows.attempts and sql.INSERT_ATTEMPT.run(connection, rows.attempts) != len(rows.attempts):
         raise _NotAtOnce

@@ -384,7 +384,7 @@ async def test_nothing_is_claimed_while_a_batch_is_in_doubt(autojump_clock: Cloc
     store = world.store
     unknown = CommitUnknown("?")
     async with world.running():
-        store.faults = [store.takes(0), store.takes(0), store.fails(unknown, landed=True), *[store.fails(unknown)] * 5]
+        store.faults = [store.takes(0), store.fails(unknown, landed=True), *[store.fails(unknown)] * 5]
         queue_id = await world.submit("b@dest.example")
         await trio.sleep(1)
         assert world.service._spool.in_doubt

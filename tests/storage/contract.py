@@ -117,14 +117,40 @@ class Inserting:
     async def test_only_an_active_mail_comes_with_an_owner(self, stores: Stores, post: Post) -> None:
         async with opened(stores) as store:
             joined = await store.join("one", START)
-            own = post.insert(owner="one", attempting_since=START)
+            own = post.insert(owner="one")
             held = post.insert(owner="one", state=QueueState.HELD)
             await commit(store, own, held)
             assert (await present(store, own.mail.id)).owner == "one"
-            assert (await present(store, own.mail.id)).attempting_since is None
             assert (await present(store, held.mail.id)).owner == ""
             assert await claimed(store, joined.token) == []
             assert await commit(store, Begin(own.mail.id, "one", joined.token, START)) == [APPLIED]
+
+    async def test_a_mail_with_an_owner_may_be_in_flight_from_its_insert_on(self, stores: Stores, post: Post) -> None:
+        async with opened(stores) as store:
+            token = (await store.join("one", START)).token
+            flying = post.insert(owner="one", attempting_since=START + 1)
+            nobodys = post.insert(attempting_since=START + 1)
+            held = post.insert(owner="one", state=QueueState.HELD, attempting_since=START + 1)
+            await commit(store, flying, nobodys, held)
+            found = [(await present(store, each.mail.id)).attempting_since for each in (flying, nobodys, held)]
+            assert found == [START + 1, None, None]
+            assert await commit(store, Withdraw(flying.mail.id)) == [FENCED]
+            assert (await store.join("one", START + 2)).uncertain == (flying.mail.id,)
+            (attempt,) = await store.attempts(flying.mail.id)
+            assert (attempt.result, attempt.started_at) == (AttemptResult.UNCERTAIN, START + 1)
+            assert await commit(store, Settle(flying.mail.id, "one", token, None)) == [FENCED]
+
+    async def test_a_mail_in_flight_from_its_insert_on_is_withdrawn_by_who_gave_it_to_nobody(
+        self, stores: Stores, post: Post
+    ) -> None:
+        async with opened(stores) as store:
+            await store.join("one", START)
+            flying = [post.insert(owner="one", attempting_since=START) for _ in range(3)]
+            tried = post.insert(attempts=1, state=QueueState.DEFERRED)
+            await commit(store, *flying, tried)
+            batch = [Withdraw(each.mail.id, begun=True) for each in (*flying[:2], tried)]
+            assert await store.commit([*batch, Withdraw(flying[2].mail.id)]) == [APPLIED, APPLIED, FENCED, FENCED]
+            assert await ids(store) == sorted([flying[2].mail.id, tried.mail.id])
 
     async def test_what_is_returned_is_not_what_is_kept(self, stores: Stores, post: Post) -> None:
         notes = {"a": "b"}
