@@ -108,6 +108,16 @@ class AtHand:
 
 
 @frozen
+class Drained:
+    """A drain that ended a life of the server, from its order to the end of `run`; attempts had time until `until`."""
+
+    life: int
+    at: float
+    until: float
+    ended: float
+
+
+@frozen
 class Obeyed:
     """An operator's order that changed a mail, and when."""
 
@@ -170,6 +180,9 @@ class Record:
         self.lives = 0
         #: When each life ended, by its number.
         self.ends: dict[int, float] = {}
+        self.drains: list[Drained] = []
+        #: The ids whose attempts a life found in flight when it joined, by its number.
+        self.found: dict[int, Sequence[str]] = {}
         #: True when the world's time was over before its work was.
         self.overdue = False
         self.ended_at = 0.0
@@ -298,6 +311,13 @@ class Record:
         self.crashes.append(trio.current_time())
         self.ends[self.lives] = trio.current_time()
         self.note("crash", why)
+
+    def drained(self, at: float, seconds: float) -> None:
+        """The life that runs has ended in order, by a drain that began at `at`."""
+        now = trio.current_time()
+        self.ends[self.lives] = now
+        self.drains.append(Drained(self.lives, at, at + seconds, now))
+        self.note("server", "drained since", at)
 
     def complain(self, level: str, event: str, details: str) -> None:
         """The server logged a warning, or worse."""

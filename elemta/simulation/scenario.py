@@ -43,11 +43,19 @@ class ClockStep:
 
 
 @frozen
+class Drain:
+    """At the virtual time `at` the server is told to stop; what runs has `seconds`."""
+
+    at: float
+    seconds: float
+
+
+@frozen
 class Scenario:
     """One world. `hosts` has a personality for each address, `names` is all of DNS.
 
-    `orders` are the operator's. At each time of `crashes` the server's machine stops; after `downtime` seconds it
-    starts anew. `deadline` is the virtual time at which everything must be done.
+    `orders` are the operator's. At each time of `crashes` the server's machine stops, each of `drains` ends its life in
+    order; after `downtime` seconds it starts anew. `deadline` is the virtual time at which everything must be done.
     """
 
     seed: int
@@ -57,6 +65,7 @@ class Scenario:
     clients: tuple[ClientScript, ...]
     store: StorePlan = StorePlan()
     crashes: tuple[float, ...] = ()
+    drains: tuple[Drain, ...] = ()
     downtime: float = 3.0
     steps: tuple[ClockStep, ...] = ()
     orders: tuple[OrderScript, ...] = ()
@@ -66,7 +75,7 @@ class Scenario:
     @property
     def is_calm(self) -> bool:
         """True when nothing but the remote hosts makes trouble: attempts then come as scheduled."""
-        return self.store.is_calm and not self.crashes and not self.steps
+        return self.store.is_calm and not self.crashes and not self.drains and not self.steps
 
 
 def server_config(**settings: object) -> Config:
@@ -152,7 +161,8 @@ def draw(seed: int) -> Scenario:
         else (),
         latency=Latency(least, least * chance.choice((1.0, 4.0, 10.0))),
     )
-    scenario = evolve(scenario, orders=_orders(scenario, domains, chance_of(seed, "orders")))
+    orders = _orders(scenario, domains, chance_of(seed, "orders"))
+    scenario = evolve(scenario, orders=orders, drains=_drains(scenario, chance_of(seed, "drains")))
     return _with_priorities(scenario, domains, chance_of(seed, "priorities"))
 
 
@@ -300,3 +310,14 @@ def _orders(scenario: Scenario, domains: tuple[str, ...], chance: Random) -> tup
         at = chance.choice((begun + chance.uniform(0, 5), chance.uniform(0, 1500), chance.uniform(0, 5000)))
         orders.append(OrderScript(at, chance.choice(_VERBS), chosen))
     return tuple(orders)
+
+
+def _drains(scenario: Scenario, chance: Random) -> tuple[Drain, ...]:
+    """In a third of the worlds the server is stopped in order: while mail comes in or later, in time or too soon."""
+    if chance.random() < 0.65:
+        return ()
+    moments = []
+    for _ in range(chance.randint(1, 2)):
+        begun = chance.choice(scenario.clients).at
+        moments.append(chance.choice((begun + chance.uniform(0, 2), chance.uniform(0, 30), chance.uniform(0, 1500))))
+    return tuple(Drain(round(at, 3), chance.choice((0.0, 1.0, 30.0, 700.0))) for at in sorted(moments))

@@ -118,6 +118,7 @@ class FaultyStore:
         """See `QueueStore.join`."""
         self._check()
         joined = await self._inner.join(owner, now)
+        self._record.found[self._record.lives] = joined.uncertain
         self._record.note("store", "join", joined.token, joined.recovered, *sorted(joined.uncertain))
         return joined
 

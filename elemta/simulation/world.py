@@ -32,7 +32,7 @@ from elemta.simulation.network import VirtualHost, VirtualNetwork
 from elemta.simulation.operators import Operator
 from elemta.simulation.record import Record
 from elemta.simulation.resolver import ScriptedResolver
-from elemta.simulation.scenario import SERVER_ADDRESS, ClockStep, Scenario
+from elemta.simulation.scenario import SERVER_ADDRESS, ClockStep, Drain, Scenario
 from elemta.simulation.store import FaultyStore
 from elemta.simulation.watchdog import watching
 from elemta.storage.base import QueueStore, StoreUnavailable
@@ -91,6 +91,7 @@ class _World:
         self.network = VirtualNetwork(self.chance("network"), latency=scenario.latency)
         self.inbox = MemoryInbox()
         self.life: _Life | None = None
+        self.ending = False
 
     def chance(self, *purpose: object) -> random.Random:
         return chance_of(self.scenario.seed, *purpose)
@@ -104,6 +105,7 @@ class _World:
                         await nursery.start(host.run, self.network)
                     await nursery.start(self._keep_serving)
                     nursery.start_soon(self._crash_on_time)
+                    nursery.start_soon(self._drain_on_time)
                     for step in scenario.steps:
                         nursery.start_soon(self._step_clock, step)
                     await self._send_everything()
@@ -111,8 +113,9 @@ class _World:
                     # A commit may have landed though its server does not know it yet.
                     await trio.sleep_until(max(scenario.store.ends_at, trio.current_time()) + _CALM_SECONDS)
                     await record.wait_until_empty()
-                    if self.life is not None and self.life.server is not None:
-                        await self.life.server.drain(_DRAIN_SECONDS)
+                    self.ending = True
+                    if self.life is not None:
+                        await self.life.drain(_DRAIN_SECONDS)
                     nursery.cancel_scope.cancel()
         record.overdue = limit.cancelled_caught
         record.ended_at = trio.current_time()
@@ -152,9 +155,8 @@ class _World:
     # ---- the server's lives ----------------------------------------------------------------------
 
     async def _keep_serving(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        drained = False
         async with trio.open_nursery() as lives:
-            while not drained:
+            while not self.ending:
                 self.record.lives += 1
                 life = self.life = _Life(self, self.record.lives)
                 lives.start_soon(life.run)
@@ -162,15 +164,19 @@ class _World:
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 await life.over.wait()
-                drained = life.drained
-                if not drained:
-                    await trio.sleep(self.scenario.downtime if life.crashed else _RESTART_SECONDS)
+                await trio.sleep(self.scenario.downtime if life.crashed or life.drained else _RESTART_SECONDS)
 
     async def _crash_on_time(self) -> None:
         for at in self.scenario.crashes:
             await trio.sleep_until(at)
             if self.life is not None and not self.life.over.is_set():
                 self.life.crash(f"at {at}")
+
+    async def _drain_on_time(self) -> None:
+        for drain in self.scenario.drains:
+            await trio.sleep_until(drain.at)
+            if self.life is not None and not self.life.over.is_set():
+                await self.life.drain(drain.seconds)
 
     # ---- afterwards ------------------------------------------------------------------------------
 
@@ -220,6 +226,7 @@ class _Life:
         self.over = trio.Event()
         self.crashed = False
         self.drained = False
+        self._drain: Drain | None = None
 
     async def run(self) -> None:
         """Serve until drained or crashed, or until the store could not be opened."""
@@ -227,6 +234,8 @@ class _Life:
             with self._scope:
                 await self._serve()
                 self.drained = True
+                assert self._drain is not None
+                self._world.record.drained(self._drain.at, self._drain.seconds)
         except* StoreUnavailable as group:
             # The process would end with a message; its service manager starts it again.
             self._world.record.note("server", "could not run", len(group.exceptions))
@@ -255,6 +264,16 @@ class _Life:
             structlog.ReturnLogger(), processors=[ears], wrapper_class=wrapper, cache_logger_on_first_use=True
         ).bind()
         return logger
+
+    async def drain(self, seconds: float) -> None:
+        """End this life in order, as SIGTERM would: what runs has so many seconds. Returns when it is over."""
+        if self.server is None:
+            return
+        if self._drain is None and not self.over.is_set():
+            self._drain = Drain(trio.current_time(), seconds)
+            self._world.record.note("server", "drains", seconds)
+            await self.server.drain(seconds)
+        await self.over.wait()
 
     def crash(self, why: str) -> None:
         """End this life as SIGKILL would."""

@@ -7,8 +7,9 @@ from attrs import evolve
 
 from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
+from elemta.mail.reply import Reply
 from elemta.simulation.personality import Personality
-from elemta.simulation.record import Answer, Complaint, Obeyed, Record
+from elemta.simulation.record import Answer, Complaint, Drained, Obeyed, Record
 from elemta.simulation.scenario import Scenario
 from elemta.simulation.world import memory_keeper, simulate
 from elemta.storage.base import Verb
@@ -124,6 +125,21 @@ def forget_a_retry(record: Record) -> None:
     order(record, Verb.RETRY, 20.0)
 
 
+def leave_one_in_flight(record: Record) -> None:
+    record.drains.append(Drained(record.lives, 50.0, 80.0, 60.0))
+    record.found[record.lives + 1] = tuple(record.passages)
+
+
+def cut_an_attempt(record: Record) -> None:
+    cut = Reply(451, "4.4.2", "the server stopped while the last reply was awaited")
+    for passage in record.passages.values():
+        passage.attempts = tuple(evolve(a, result=AttemptResult.UNCERTAIN, reply=cut) for a in passage.attempts)
+
+
+def leave_a_client_in_the_dark(record: Record) -> None:
+    record.submitted = [evolve(one, answer=Answer.UNKNOWN) for one in record.submitted]
+
+
 @pytest.fixture
 def world() -> tuple[Scenario, Record]:
     return SCENE, simulate(SCENE, memory_keeper())
@@ -157,6 +173,9 @@ def test_a_sound_history_is_sound(world: tuple[Scenario, Record]) -> None:
         (deliver_what_was_held, "got it at"),
         (try_what_was_deleted, ", and begun at"),
         (forget_a_retry, "was not begun after retry"),
+        (leave_one_in_flight, "was found in flight by life 2"),
+        (cut_an_attempt, "when no drain was over"),
+        (leave_a_client_in_the_dark, "never heard what became of it"),
     ],
 )
 def test_an_unsound_one_is_not(spoil: Callable[[Record], None], words: str, world: tuple[Scenario, Record]) -> None:

@@ -7,8 +7,9 @@ from elemta.queue import dispatcher
 from elemta.simulation.clock import EPOCH_SECONDS
 from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import STALL_SECONDS, Personality
+from elemta.simulation.pipe import Latency
 from elemta.simulation.record import Answer, Passage, Record
-from elemta.simulation.scenario import SENDER_ADDRESS
+from elemta.simulation.scenario import SENDER_ADDRESS, Drain
 from elemta.simulation.store import Fault, StorePlan
 from elemta.storage.base import Filter, Verb
 from elemta.testing.plugin import SimulatedWorld
@@ -148,6 +149,24 @@ def test_an_order_leaves_alone_what_is_in_flight(simulated_world: SimulatedWorld
     assert only_mail(record).begun[0] < 40 < only_mail(record).settled[0].at
     assert not only_mail(record).orders
     assert len(record.kept) == 1
+
+
+@pytest.mark.parametrize(("seconds", "copies"), [(700.0, 1), (5.0, 2)])
+def test_a_drain_lets_an_attempt_finish_while_it_has_time(
+    seconds: float, copies: int, simulated_world: SimulatedWorld
+) -> None:
+    slow = Personality(slow=60.0)
+    at = simulated_world(scene(mail("a"), host=slow)).kept[0].at  # from here on the host thinks about its reply
+    record = simulated_world(scene(mail("a"), host=slow, drains=(Drain(at + 0.001, seconds),)), "sqlite")
+    assert record.lives == 2
+    assert len(record.kept) == copies
+
+
+@pytest.mark.parametrize("at", [1.0 + step / 20 for step in range(1, 40)])
+def test_a_client_hears_of_the_end_whenever_it_comes(at: float, simulated_world: SimulatedWorld) -> None:
+    slow = Latency(0.1, 0.2)
+    record = simulated_world(scene(mail("a"), host=Personality(), drains=(Drain(at, 0.0),), latency=slow))
+    assert [one.answer for one in record.submitted if one.answer is Answer.ACCEPTED]
 
 
 # ---- faults at each step -------------------------------------------------------------------------
