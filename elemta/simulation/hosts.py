@@ -1,4 +1,4 @@
-"""Scripted remote SMTP servers.
+"""Scripted remote servers that speak SMTP or LMTP.
 
 What is not here: their characters (`simulation.personality`). The server is a small one of its own, not the product's.
 It tells the record of every mail that it kept, with how far its client must read to know of it.
@@ -18,6 +18,7 @@ from elemta.simulation.lines import Lines
 from elemta.simulation.network import VirtualNetwork
 from elemta.simulation.personality import (
     LATER_TIMES,
+    LMTP_PORT,
     RESET_WITHIN_OCTETS,
     STALL_SECONDS,
     Manner,
@@ -27,6 +28,8 @@ from elemta.simulation.personality import (
 from elemta.simulation.pipe import VirtualStream
 from elemta.simulation.record import Kept, Record, reported, tag_of
 
+#: RFC 5321 §4.5.4.2.
+_SMTP_PORT = 25
 #: Connections that may wait for their accept.
 _BACKLOG = 100
 #: Seconds a client may idle, RFC 5321 §4.5.3.2.7.
@@ -77,7 +80,8 @@ class RemoteHost:
 
     async def _serve_until(self, network: VirtualNetwork, end: float, task_status: trio.TaskStatus[None]) -> None:
         machine = network.host(self.address)
-        (listener,) = await machine.listen(f"{self.address}:25", _BACKLOG)
+        port = LMTP_PORT if self.personality.lmtp else _SMTP_PORT
+        (listener,) = await machine.listen(f"{self.address}:{port}", _BACKLOG)
         try:
             with trio.CancelScope(deadline=end):
                 async with trio.open_nursery() as sessions:
@@ -141,6 +145,8 @@ class _Session:
         self._lines = Lines(stream)
         self._transaction: _Transaction | None = None
         self._mails = 0
+        #: The hello that offers extensions.
+        self._hello = "LHLO" if self._nature.lmtp else "" if self._nature.helo_only else "EHLO"
 
     async def run(self) -> None:
         nature = self._nature
@@ -170,11 +176,11 @@ class _Session:
         """Answer a command; False when the connection is to end."""
         verb = line.partition(" ")[0].partition(":")[0].upper()
         match verb:
-            case "EHLO" if not self._nature.helo_only:
+            case "LHLO" | "EHLO" if verb == self._hello:
                 await self._say(
                     "250-simulated", *(["250-PIPELINING"] if self._nature.pipelining else []), "250 8BITMIME"
                 )
-            case "HELO":
+            case "HELO" if not self._nature.lmtp:
                 await self._say("250 simulated")
             case "MAIL":
                 return await self._mail(line)
@@ -242,13 +248,23 @@ class _Session:
             self._keep(transaction, content, upto=None)
             await trio.sleep(STALL_SECONDS)
             return False
-        refusal = self._refusal()
-        reply = refusal or "250 2.0.0 kept"
-        if refusal is None:
-            self._keep(transaction, content, upto=self._stream.out.sent + len(reply) + 2)
+        replies = self._judge(transaction, content)
         self._end()
-        await self._say(reply)
+        await self._say(*replies)
         return True
+
+    def _judge(self, transaction: _Transaction, content: bytes) -> list[str]:
+        """Keep the content, or not; the final replies. One speaks for all recipients, or with LMTP for one each."""
+        one_each = [_Transaction(transaction.sender, [recipient]) for recipient in transaction.recipients]
+        replies: list[str] = []
+        upto = self._stream.out.sent
+        for part in one_each if self._nature.lmtp else [transaction]:
+            refusal = self._refusal()
+            replies.append(refusal or "250 2.0.0 kept")
+            upto += len(replies[-1]) + 2
+            if refusal is None:
+                self._keep(part, content, upto=upto)
+        return replies
 
     def _refusal(self) -> str | None:
         if self._nature.final_refuses:

@@ -47,6 +47,8 @@ class Personality:
     * `drops`: so many connections end after the final dot, without a reply; `keeps_dropped` says whether the mail was
       kept.
     * `helo_only`: it does not know EHLO. `pipelining`: it offers it.
+    * `lmtp`: it speaks LMTP at `LMTP_PORT`: a final reply for each recipient (RFC 2033 §4.2), each of which
+      `final_defers` counts.
     * `off`: its machine is off, connections are refused. `silent`: nothing comes through.
     """
 
@@ -64,10 +66,13 @@ class Personality:
     keeps_dropped: bool = True
     helo_only: bool = False
     pipelining: bool = True
+    lmtp: bool = False
     off: tuple[Span, ...] = ()
     silent: tuple[Span, ...] = ()
 
 
+#: Where the hosts that speak LMTP listen: the port that Dovecot's manual gives to it.
+LMTP_PORT = 24
 #: Seconds that a stalled final reply takes: beyond the ten minutes that RFC 5321 §4.5.3.2.6 gives it.
 STALL_SECONDS = 900.0
 #: Octets within which a connection breaks: a greeting, a dialogue, a small mail.

@@ -14,7 +14,7 @@ from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
 from elemta.simulation.operators import OrderScript
-from elemta.simulation.personality import Manner, Personality
+from elemta.simulation.personality import LMTP_PORT, Manner, Personality
 from elemta.simulation.pipe import Latency
 from elemta.simulation.resolver import Name
 from elemta.simulation.store import StorePlan
@@ -161,6 +161,7 @@ def draw(seed: int) -> Scenario:
         else (),
         latency=Latency(least, least * chance.choice((1.0, 4.0, 10.0))),
     )
+    scenario = _with_lmtp(scenario, domains, chance_of(seed, "lmtp"))
     orders = _orders(scenario, domains, chance_of(seed, "orders"))
     scenario = evolve(scenario, orders=orders, drains=_drains(scenario, chance_of(seed, "drains")))
     return _with_priorities(scenario, domains, chance_of(seed, "priorities"))
@@ -279,8 +280,9 @@ def _with_priorities(scenario: Scenario, domains: tuple[str, ...], chance: Rando
         )
         for client in scenario.clients
     )
-    # A smarthost stays for all.
-    routes = scenario.config.routes or routes
+    # A smarthost stays for all, a local mail store for its domain.
+    given = {route.domain for route in scenario.config.routes}
+    routes = (*scenario.config.routes, *(route for route in routes if not given & {"*", route.domain}))
     return evolve(scenario, config=evolve(scenario.config, listeners=listeners, routes=routes), clients=clients)
 
 
@@ -321,3 +323,17 @@ def _drains(scenario: Scenario, chance: Random) -> tuple[Drain, ...]:
         begun = chance.choice(scenario.clients).at
         moments.append(chance.choice((begun + chance.uniform(0, 2), chance.uniform(0, 30), chance.uniform(0, 1500))))
     return tuple(Drain(round(at, 3), chance.choice((0.0, 1.0, 30.0, 700.0))) for at in sorted(moments))
+
+
+def _with_lmtp(scenario: Scenario, domains: tuple[str, ...], chance: Random) -> Scenario:
+    """In a third of the worlds without a smarthost, one domain's first host is a mail store that speaks LMTP."""
+    if scenario.config.routes or chance.random() < 0.65:
+        return scenario
+    domain = chance.choice(domains)
+    host = f"mx0.{domain}"
+    (address,) = scenario.names[host].addresses
+    defers = chance.choice((0, 1, 2, 3))
+    nature = evolve(scenario.hosts[address], lmtp=True, final_defers=defers)
+    route = RouteSection(domain, TransportName.LMTP, host=host, port=LMTP_PORT)
+    config = evolve(scenario.config, routes=(route,))
+    return evolve(scenario, config=config, hosts={**scenario.hosts, address: nature})

@@ -2,11 +2,12 @@
 
 import pytest
 
+from elemta.config.sections import RouteSection, TransportName
 from elemta.mail.outcome import AttemptResult
 from elemta.queue import dispatcher
 from elemta.simulation.clock import EPOCH_SECONDS
 from elemta.simulation.operators import OrderScript
-from elemta.simulation.personality import STALL_SECONDS, Personality
+from elemta.simulation.personality import LMTP_PORT, STALL_SECONDS, Personality
 from elemta.simulation.pipe import Latency
 from elemta.simulation.record import Answer, Passage, Record
 from elemta.simulation.scenario import SENDER_ADDRESS, Drain
@@ -167,6 +168,15 @@ def test_a_client_hears_of_the_end_whenever_it_comes(at: float, simulated_world:
     slow = Latency(0.1, 0.2)
     record = simulated_world(scene(mail("a"), host=Personality(), drains=(Drain(at, 0.0),), latency=slow))
     assert [one.answer for one in record.submitted if one.answer is Answer.ACCEPTED]
+
+
+def test_a_mail_store_by_lmtp_answers_for_each_recipient(simulated_world: SimulatedWorld) -> None:
+    store = Personality(lmtp=True, final_defers=1)
+    routes = (RouteSection("one.test", TransportName.LMTP, host="mx.one.test", port=LMTP_PORT),)
+    mails = (mail("a", "ok-x@one.test", "ok-y@one.test"),)
+    record = simulated_world(scene(*mails, host=store, config=config(routes=routes)), "sqlite")
+    assert [kept.recipient for kept in record.kept] == ["ok-y@one.test", "ok-x@one.test"]
+    assert record.kept[1].at > record.kept[0].at + 50
 
 
 # ---- faults at each step -------------------------------------------------------------------------
