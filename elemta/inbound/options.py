@@ -3,7 +3,8 @@
 What is not here: where the values come from (`config`), or the sockets.
 """
 
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from attrs import frozen
 
@@ -11,6 +12,11 @@ from elemta.config.sections import BareNewlines, LimitsSection, TimeoutsSection
 from elemta.mail.envelope import Priority
 
 IpNetwork = IPv4Network | IPv6Network
+
+
+@lru_cache(maxsize=1000)  # clients come again
+def _address(host: str) -> IPv4Address | IPv6Address:
+    return ip_address(host)
 
 
 @frozen
@@ -31,7 +37,7 @@ class InboundOptions:
         """Whether a client at this IP address may relay. A unix peer counts as 127.0.0.1: it is on this machine."""
         if not self.relays:
             return False
-        address = ip_address("127.0.0.1" if host.startswith("/") or not host else host)
+        address = _address("127.0.0.1" if host.startswith("/") or not host else host)
         return any(address in network for network in self.relays)
 
 

@@ -141,10 +141,14 @@ class Session:
 
     async def run(self) -> None:
         """Drive the session to its end. Nothing of the connection's own is raised; a defect of ours passes."""
+        in_order = False
         try:
             with self._scope:
                 await self._converse()
-            if self._scope.cancelled_caught:
+                self.due = trio.current_time() + FAREWELL_SECONDS
+                await self.stream.aclose()
+                in_order = self._transaction is None
+            if self._scope.cancelled_caught and not in_order:
                 self.cause = "shutdown" if self._draining else "timeout"
                 await self._say_last(SHUTTING_DOWN if self._draining else TIMED_OUT)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -153,12 +157,16 @@ class Session:
             self.cause = "defect"
             raise
         finally:
-            with trio.move_on_after(FAREWELL_SECONDS, shield=True):
-                if self.cause == "defect":
-                    await self._say_last(OUR_FAULT)
-                await self._end_transaction()
-                await self.stream.aclose()
+            if not in_order:  # nearly every session ends in order, and a scope costs 10 µs
+                await self._break_off()
             self.stream.abort()
+
+    async def _break_off(self) -> None:
+        with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+            if self.cause == "defect":
+                await self._say_last(OUR_FAULT)
+            await self._end_transaction()
+            await self.stream.aclose()
 
     def drain(self) -> None:
         """Shut down soon: at once when between mails, after the running transaction otherwise."""
