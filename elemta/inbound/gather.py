@@ -46,19 +46,21 @@ class Gathering:
         if self._writer is None:
             self.head = b"".join((*self._pieces, data))
             self._writer = await self._queue.stage()
+        if self._held + len(data) > PIECE_OCTETS:
+            await self._flush(self._writer)
         within_budget = self._budget.take(len(data))
         if within_budget:
             self._taken += len(data)
         self._keep(data)
-        # Beyond the budget a session holds what it has just received, and nothing more.
-        if self._held >= PIECE_OCTETS or not within_budget:
+        if not within_budget:  # then a session holds what it has just received, and nothing more
             await self._flush(self._writer)
 
     async def _flush(self, writer: ContentWriter) -> None:
-        joined = b"".join(self._pieces)
-        self._release()
-        for start in range(0, len(joined), PIECE_OCTETS):
-            await writer.write(joined[start : start + PIECE_OCTETS])
+        pieces, self._pieces = self._pieces, []
+        try:
+            await writer.write(pieces)
+        finally:
+            self._release()
 
     async def whole(self) -> tuple[str | None, bytes | None]:
         """The content id of what was staged, or the octets themselves. Raises `StoreUnavailable`, `StoreFull`."""
@@ -66,8 +68,11 @@ class Gathering:
             self.head = content = b"".join(self._pieces)
             self._pieces.clear()
             return None, content
-        await self._flush(self._writer)
-        return await self._writer.finish(), None
+        pieces, self._pieces = self._pieces, []
+        try:
+            return await self._writer.finish(pieces), None
+        finally:
+            self._release()
 
     def _release(self) -> None:
         self._pieces.clear()

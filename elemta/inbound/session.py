@@ -19,7 +19,7 @@ from elemta.inbound.transaction import Services, Transaction
 from elemta.mail.address import Address
 from elemta.mail.reply import Reply
 from elemta.mail.trace import protocol_name
-from elemta.net.base import Stream
+from elemta.net.base import RECEIVE_OCTETS, Stream
 from elemta.runtime.watch import DeadlineWatch
 from elemta.smtp.events import (
     NEED_DATA,
@@ -46,6 +46,9 @@ from elemta.storage.records import Origin
 FAREWELL_SECONDS = 5.0
 #: Seconds before a slow client's average rate counts: the first round trips may be slow on their own.
 RATE_GRACE_SECONDS = 30.0
+#: Octets received at once of a mail that is large already: measured, 7 % more mails of 1 MiB than with half of it, and
+#: as many as with twice as much. A buffer of this size for every command would cost more than the command.
+LARGE_RECEIVE_OCTETS = 2 * RECEIVE_OCTETS
 #: Seconds beyond the store's own deadline before the session gives up waiting for it.
 COMMIT_MARGIN_SECONDS = 10.0
 
@@ -225,7 +228,8 @@ class Session:
         if self._waiting is not _CONTENT:
             self._waiting = _COMMAND
         await self._send()
-        data = bytes(await self.stream.receive_some())
+        large = self._waiting is _CONTENT and self._content_octets > RECEIVE_OCTETS
+        data = bytes(await self.stream.receive_some(LARGE_RECEIVE_OCTETS if large else RECEIVE_OCTETS))
         if self._waiting is not _CONTENT:
             self._waiting = _ANSWER
         self._smtp.receive_data(data)

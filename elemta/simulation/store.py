@@ -256,14 +256,15 @@ class _FaultyWriter:
         self._record = record
         self._head = b""
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, pieces: Sequence[bytes]) -> None:
         self._check()
-        self._head = self._head or bytes(piece)
-        await self._inner.write(piece)
+        self._head = self._head or b"".join(pieces)
+        await self._inner.write(pieces)
 
-    async def finish(self) -> str:
+    async def finish(self, pieces: Sequence[bytes] = ()) -> str:
         self._check()
-        content_id = await self._inner.finish()
+        self._head = self._head or b"".join(pieces)
+        content_id = await self._inner.finish(pieces)
         self._record.learn_tag(content_id, self._head)
         return content_id
 

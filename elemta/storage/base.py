@@ -210,12 +210,16 @@ class Retention:
 class ContentWriter(Protocol):
     """Content on its way into a store, piece by piece; it counts for nothing until an insert refers to it."""
 
-    async def write(self, piece: bytes) -> None:
-        """Append at most `PIECE_OCTETS` octets. Raises `StoreUnavailable`, `StoreFull`."""
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append pieces, together at most `PIECE_OCTETS`, and keep none of them in memory: their octets were taken from
+        the caller's budget. Raises `StoreUnavailable`, `StoreFull`."""
         ...
 
-    async def finish(self) -> str:
-        """Make it durable and return the content id for `ContentRef.id`. Raises `StoreUnavailable`, `StoreFull`."""
+    async def finish(self, pieces: Sequence[bytes] = ()) -> str:
+        """Append the last pieces, make the whole durable, return the content id for `ContentRef.id`.
+
+        Raises `StoreUnavailable`, `StoreFull`.
+        """
         ...
 
     async def abandon(self) -> None:

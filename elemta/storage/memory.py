@@ -296,14 +296,14 @@ class MemoryWriter:
         self._store = store
         self._pieces: list[bytes] = []
 
-    async def write(self, piece: bytes) -> None:
-        """Append a piece."""
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append pieces."""
         await trio.lowlevel.checkpoint()
-        self._pieces.append(bytes(piece))
+        self._pieces += pieces
 
-    async def finish(self) -> str:
-        """Name the whole."""
-        await trio.lowlevel.checkpoint()
+    async def finish(self, pieces: Sequence[bytes] = ()) -> str:
+        """Append the last pieces, and name the whole."""
+        await self.write(pieces)
         return self._store.keep_staged(b"".join(self._pieces))
 
     async def abandon(self) -> None:

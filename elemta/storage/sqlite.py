@@ -26,7 +26,7 @@ from elemta.storage.base import (
     Retention,
     StoreUnavailable,
 )
-from elemta.storage.records import PIECE_OCTETS, ContentRef, QueuedMail, QueueState
+from elemta.storage.records import ContentRef, QueuedMail, QueueState
 from elemta.storage.sqlite_content import ContentFolder, StagedFile
 from elemta.storage.sqlite_errors import explain
 from elemta.storage.sqlite_place import BUSY_SECONDS, OLDEST_SQLITE, Place
@@ -180,26 +180,18 @@ class SqliteStore:
 
 
 class SqliteWriter:
-    """Content on its way into the queue. Pieces gather up to `PIECE_OCTETS` in memory, then go out in one hop."""
+    """Content on its way into the queue: one hop for all pieces of a call."""
 
     def __init__(self, staged: StagedFile, threads: Threads, *, limiter: trio.CapacityLimiter, place: Place) -> None:
         self._staged = staged
         self._threads = threads
         self._limiter = limiter
         self._place = place
-        self._pieces: list[bytes] = []
-        self._gathered_octets = 0
         self._finished = False
 
-    async def write(self, piece: bytes) -> None:
-        """Append a piece; see `ContentWriter.write`."""
-        self._pieces.append(piece)
-        self._gathered_octets += len(piece)
-        if self._gathered_octets >= PIECE_OCTETS:
-            pieces, self._pieces, self._gathered_octets = self._pieces, [], 0
-            await self._threads.run(self._limiter, self._write, pieces)
-        else:
-            await trio.lowlevel.checkpoint()
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append pieces; see `ContentWriter.write`."""
+        await self._threads.run(self._limiter, self._write, pieces)
 
     def _write(self, pieces: Sequence[bytes]) -> None:
         try:
@@ -208,9 +200,8 @@ class SqliteWriter:
         except OSError as error:
             raise explain(error, self._place.database) from error
 
-    async def finish(self) -> str:
+    async def finish(self, pieces: Sequence[bytes] = ()) -> str:
         """Sync the file; see `ContentWriter.finish`."""
-        pieces, self._pieces = self._pieces, []
         await self._threads.run(self._limiter, self._finish, pieces)
         self._finished = True
         return self._staged.content_id
@@ -224,7 +215,6 @@ class SqliteWriter:
 
     async def abandon(self) -> None:
         """Remove the file, unless it was finished: then an insert may refer to it already."""
-        self._pieces.clear()
         if self._finished:
             await trio.lowlevel.checkpoint()
             return

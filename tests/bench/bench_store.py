@@ -198,7 +198,7 @@ async def measure_content(folder: Path, rounds: int) -> None:
     async def accept() -> None:
         writer = await bench.store.stage()
         for _ in range(LARGE_OCTETS // PIECE_OCTETS):
-            await writer.write(piece)
+            await writer.write([piece])
         mail = bench.mail(size=LARGE_OCTETS, content_id=await writer.finish())
         await bench.commit([Insert(mail)])
         waiting.append(mail)

@@ -1,6 +1,7 @@
 """What the tests of the inbound side share: a queue that remembers, or fails on order; clients over memory streams."""
 
 import random
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
 
@@ -130,12 +131,12 @@ class Staged:
         self.pieces: list[bytes] = []
         self.finished = self.abandoned = False
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, pieces: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
-        self.pieces.append(piece)
+        self.pieces += pieces
 
-    async def finish(self) -> str:
-        await trio.lowlevel.checkpoint()
+    async def finish(self, pieces: Sequence[bytes] = ()) -> str:
+        await self.write(pieces)
         self.finished = True
         return "staged"
 

@@ -83,8 +83,8 @@ async def test_staged_content_is_delivered(world: World, autojump_clock: Clock) 
     large = b"Subject: large\r\n\r\n" + b"0123456789abcdef" * 20_000 + b"\r\n"
     async with world.running():
         writer = await world.service.stage()
-        await writer.write(large[:100_000])
-        await writer.write(large[100_000:])
+        await writer.write([large[:100_000]])
+        await writer.write([large[100_000:]])
         content_id = await writer.finish()
         queue_id = world.ids.new_id()
         whole = submission(queue_id)
@@ -250,7 +250,7 @@ async def test_upkeep_removes_what_is_past_its_time(autojump_clock: Clock) -> No
     world = World(keep_delivered=True, message_retention_hours=2.0)
     async with world.running():
         writer = await world.service.stage()
-        await writer.write(b"abandoned")
+        await writer.write([b"abandoned"])
         content_id = await writer.finish()
         queue_id = await world.submit("b@dest.example")
         await trio.sleep(1.9 * HOUR)

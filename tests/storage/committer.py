@@ -44,7 +44,7 @@ def say(lines: list[str]) -> None:
 
 async def write(writer: ContentWriter, octets: bytes) -> str:
     for start in range(0, len(octets), PIECE_OCTETS):
-        await writer.write(octets[start : start + PIECE_OCTETS])
+        await writer.write([octets[start : start + PIECE_OCTETS]])
     return await writer.finish()
 
 

@@ -67,7 +67,7 @@ async def in_flight(store: QueueStore, post: Post) -> tuple[QueuedMail, int]:
 async def staged(store: QueueStore, *pieces: bytes) -> str:
     writer = await store.stage()
     for piece in pieces:
-        await writer.write(piece)
+        await writer.write([piece])
     return await writer.finish()
 
 
@@ -339,13 +339,13 @@ class Contents:
     async def test_abandoned_content_is_nowhere_and_finished_content_stays(self, stores: Stores, post: Post) -> None:
         async with opened(stores) as store:
             writer = await store.stage()
-            await writer.write(OCTETS)
+            await writer.write([OCTETS])
             await writer.abandon()
             await writer.abandon()
             writer = await store.stage()
             await writer.abandon()
             writer = await store.stage()
-            await writer.write(OCTETS)
+            await writer.write([OCTETS])
             mail = post.mail(content=ContentRef(await writer.finish(), len(OCTETS)))
             await commit(store, Insert(mail))
             await writer.abandon()

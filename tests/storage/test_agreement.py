@@ -109,7 +109,7 @@ class Pair:
 
         async def write(store: QueueStore) -> str:
             writer = await store.stage()
-            await writer.write(octets)
+            await writer.write([octets])
             return await writer.finish()
 
         self._contents.append(ContentRef(await self.both(write), len(octets)))

@@ -84,7 +84,7 @@ async def staged_mail(store: QueueStore, post: Post, octets: bytes) -> QueuedMai
     """A mail in the queue whose content was staged."""
     writer = await store.stage()
     for start in range(0, len(octets), PIECE_OCTETS):
-        await writer.write(octets[start : start + PIECE_OCTETS])
+        await writer.write([octets[start : start + PIECE_OCTETS]])
     mail = post.mail(content=ContentRef(await writer.finish(), len(octets)))
     assert await commit(store, Insert(mail)) == [APPLIED]
     return mail
@@ -174,11 +174,11 @@ async def test_what_a_crash_leaves_is_used_again(stores: SqliteStores, post: Pos
     await crashed.open()
     kept = await staged_mail(crashed, post, b"kept" * 50)
     writer = await crashed.stage()
-    await writer.write(bytes(PIECE_OCTETS))
+    await writer.write([bytes(PIECE_OCTETS)])
     for octets in (b"finished" * 50, b"too" * 50):
         await (await crashed.stage()).finish()
         finished = await crashed.stage()
-        await finished.write(octets)
+        await finished.write([octets])
         await finished.finish()
     assert len(stores.files()) == 6
     async with opened(stores) as store:
