@@ -102,13 +102,17 @@ class Transaction:
         options = self._services.options
         try:
             staged, octets = await self.content.whole()
-            refusal = self._header_refusal(self.content.head, whole=octets is not None)
+            head = self.content.head
+            if octets is None and header_end(head) < 0:
+                return Reply(552, "5.3.4", HeaderFault.TOO_LARGE.value)
+            header = header_block(head)
+            refusal = self._header_refusal(header)
             if refusal is not None:
                 return refusal
             submission = Submission(
                 id=self.id,
                 envelope=self._envelope(),
-                ref=ContentRef(staged or self.id, self.content.size, end.eight_bit),
+                ref=ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header)),
                 content=octets,
                 priority=self._priority(listener, trusted),
                 origin=self._origin,
@@ -123,11 +127,8 @@ class Transaction:
         self._services.metrics.message_size.observe(self.content.size)
         return Reply(250, "2.0.0", f"ok, queued as {self.id}")
 
-    def _header_refusal(self, head: bytes, *, whole: bool) -> Reply | None:
-        """Why the header cannot be taken. `head` is the beginning of the mail, or the `whole` of it."""
-        if not whole and header_end(head) < 0:
-            return Reply(552, "5.3.4", HeaderFault.TOO_LARGE.value)
-        header = header_block(head)
+    def _header_refusal(self, header: bytes) -> Reply | None:
+        """Why the header cannot be taken."""
         fault = header_fault(header)
         if fault is not None:
             return Reply(552, "5.3.4", fault.value)

@@ -198,8 +198,8 @@ class QueueService:
         return await self._store.read(ref, offset, limit)
 
     async def apply(self, order: Order) -> Ordered:
-        """Carry out an operator's order on mails that are not in flight."""
-        async with self._dispatcher.holding_claims():
+        """Carry out an operator's order on mails that are not in flight. Raises `StoreUnavailable`."""
+        async with self._dispatcher.holding_claims(), self._spool.between_commits():
             ordered = await self._store.apply(order)
             self._dispatcher.forget(frozenset(ordered.changed))
         self._log.info(

@@ -17,7 +17,8 @@ Failures raised: `StoreUnavailable`, `StoreFull`; `SubmissionTimeout` past a tic
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from math import inf
 
 import trio
@@ -35,6 +36,7 @@ from elemta.storage.base import (
     QueueStore,
     Result,
     Settle,
+    StoreFull,
     StoreUnavailable,
     Withdraw,
 )
@@ -72,6 +74,7 @@ class Spool:
         #: Taken into the batch in hand; what stays here after a try is tried again.
         self._batch: list[Ticket] = []
         self._in_doubt = False
+        self._turn = trio.Lock()
         self._failures = 0
         #: Tickets to be taken one by one, after the store raised what it must not.
         self._one_by_one = 0
@@ -86,6 +89,17 @@ class Spool:
     def in_doubt(self) -> bool:
         """True while nobody can say whether the batch in hand is durable: nothing may be claimed meanwhile."""
         return self._in_doubt
+
+    @asynccontextmanager
+    async def between_commits(self) -> AsyncIterator[None]:
+        """Nothing is committed meanwhile: for changes that go to the store by another way.
+
+        Raises `StoreUnavailable` while a batch is in doubt: its repetition would undo what is changed now.
+        """
+        async with self._turn:
+            if self._in_doubt:
+                raise StoreUnavailable("nobody knows yet whether the last changes are durable: try again in a moment")
+            yield
 
     @property
     def failing(self) -> bool:
@@ -123,7 +137,10 @@ class Spool:
         if over and self._waiting:
             raise StoreUnavailable(f"the store is {self._waiting_changes} changes behind")
         self._put(ticket)
-        if Result.REFUSED in await ticket.wait():
+        results = await ticket.wait()
+        if Result.FULL in results:
+            raise StoreFull("the store has no room for new mail")
+        if Result.REFUSED in results:
             raise StoreUnavailable("the store refused this mail; its log says why")
 
     def _put(self, ticket: Ticket) -> None:
@@ -210,7 +227,8 @@ class Spool:
             return
         changes = [change for ticket in self._batch for change in ticket.changes]
         try:
-            results = await self._store.commit(changes)
+            async with self._turn:
+                results = await self._store.commit(changes)
         except CommitUnknown as error:
             self._in_doubt = True
             self._failed(error)
@@ -245,12 +263,13 @@ class Spool:
         if ticket.then is not None:
             self._withdrawn(ticket, results)
             return
-        if (ticket.left or Result.REFUSED in results) and ticket.is_insert:
-            landed = [c for c, r in zip(ticket.changes, results, strict=True) if r is not Result.REFUSED]
+        if ticket.is_insert and (ticket.left or Result.REFUSED in results or Result.FULL in results):
+            ticket.refusal = Result.FULL if Result.FULL in results else Result.REFUSED
+            landed = [c for c, r in zip(ticket.changes, results, strict=True) if r is Result.APPLIED]
             if landed:
                 self._put(Ticket([_withdrawal(change) for change in landed], then=ticket))
                 return
-            results = [Result.REFUSED] * ticket.count
+            results = [ticket.refusal] * ticket.count
         ticket.answer(results)
 
     def _withdrawn(self, ticket: Ticket, results: Sequence[Result]) -> None:
@@ -259,7 +278,7 @@ class Spool:
         if kept:
             self._log.warning("queue.possible_duplicate", ids=kept, reason="answered 4yz, but already being delivered")
         if ticket.then is not None:
-            ticket.then.answer([Result.REFUSED] * ticket.then.count)
+            ticket.then.answer([ticket.then.refusal] * ticket.then.count)
 
     # ---- when the store fails --------------------------------------------------------------------
 

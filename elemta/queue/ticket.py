@@ -29,6 +29,7 @@ class Ticket:
         "left",
         "octets",
         "patient",
+        "refusal",
         "results",
         "taken",
         "then",
@@ -50,6 +51,8 @@ class Ticket:
         self.deadline = deadline
         #: The ticket that has its answer when this one is done: a submission waits for its own withdrawal.
         self.then = then
+        #: Why new mails are not kept, while those of them that landed are withdrawn.
+        self.refusal = Result.REFUSED
         self.results: Sequence[Result] | None = None
         self.error: StoreUnavailable | SubmissionTimeout | None = None
         self.taken = False

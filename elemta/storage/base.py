@@ -54,9 +54,10 @@ class Result(enum.Enum):
     FENCED = "fenced"
     #: No such mail (deleted, withdrawn or finished before).
     GONE = "gone"
-    #: The engine takes the batch but not this change: it would refuse it again, or it has no room for new mail while
-    #: the rest of the batch is still needed to bring the old mail out.
+    #: The engine takes the batch but not this change, and would refuse it again.
     REFUSED = "refused"
+    #: There is no room for this new mail; the rest of the batch is still needed to bring the old mail out.
+    FULL = "full"
 
 
 @frozen

@@ -210,7 +210,7 @@ class Writer:
         """A mail that landed already is not refused, when its batch is repeated."""
         return self._transact(
             lambda connection: (
-                Result.APPLIED if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone() else Result.REFUSED
+                Result.APPLIED if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone() else Result.FULL
             )
         )
 

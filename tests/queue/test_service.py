@@ -1,5 +1,7 @@
 """The queue as other rooms see it: what is durable when, orders, recovery, upkeep."""
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 import trio.testing
@@ -11,11 +13,14 @@ from elemta.queue.submission import SubmissionTimeout
 from elemta.queue.upkeep import UPKEEP_SECONDS
 from elemta.storage.base import (
     Begin,
+    Change,
+    CommitUnknown,
     ContentMissing,
     Filter,
     Insert,
     Joined,
     Order,
+    Result,
     StoreFull,
     StoreUnavailable,
     Verb,
@@ -105,6 +110,39 @@ async def test_a_store_that_fails_takes_nothing(world: World, error: StoreUnavai
             await world.submit("b@dest.example")
         await trio.sleep(1)
     assert len(world.delivery.received) == 10
+
+
+@pytest.mark.parametrize("recipients", [("b@dest.example",), ("b@dest.example", "c@other.example")])
+async def test_no_room_beside_changes_that_are_needed_is_said_as_such(
+    world: World, autojump_clock: Clock, recipients: tuple[str, ...]
+) -> None:
+    """Of several mails that one submission became, none stays."""
+
+    async def full(batch: Sequence[Change]) -> list[Result]:
+        return [*await super(FaultyStore, world.store).commit(batch[:-1]), Result.FULL]
+
+    world.store.faults = [full]
+    async with world.running():
+        with pytest.raises(StoreFull):
+            await world.submit(*recipients)
+        await trio.sleep(100)
+        assert sum((await world.service.counts()).values()) == 0
+    assert world.delivery.calls == []
+
+
+async def test_no_order_is_carried_out_while_a_batch_is_in_doubt(world: World, autojump_clock: Clock) -> None:
+    """The batch is repeated: it would bring back what an order took away."""
+    unknown = CommitUnknown("?")
+    world.store.faults = [world.store.fails(unknown, landed=True), world.store.fails(unknown), world.store.takes(10)]
+    order = Order(Verb.HOLD, Filter(), EPOCH, 10)
+    async with world.running() as nursery:
+        nursery.start_soon(world.submit, "b@dest.example")
+        await trio.sleep(0.01)
+        with pytest.raises(StoreUnavailable, match="durable"):
+            await world.service.apply(order)
+        await trio.sleep(1)  # the batch is being committed once more
+        await world.service.apply(order)
+        assert trio.current_time() > 10
 
 
 async def test_too_late_is_withdrawn_and_never_tried(world: World, autojump_clock: Clock) -> None:

@@ -37,7 +37,7 @@ from tests.storage.contract import QueueStoreContract
 from tests.storage.mails import OCTETS, START, HandClock, Post, Stores, attempt, claimed, commit, opened
 from tests.storage.mounting import mounted
 
-APPLIED, REFUSED = Result.APPLIED, Result.REFUSED
+APPLIED, FULL = Result.APPLIED, Result.FULL
 EVERYTHING = Filter()
 
 
@@ -390,7 +390,7 @@ async def test_a_full_queue_can_be_worked_off_and_takes_mail_again(small_disk: S
         mail = await store.get(taken[0])
         assert mail is not None
         begin = Begin(mail.id, "one", token, START)
-        assert await commit(store, post.insert(), begin, Insert(mail, b"")) == [REFUSED, APPLIED, APPLIED]
+        assert await commit(store, post.insert(), begin, Insert(mail, b"")) == [FULL, APPLIED, APPLIED]
         bounce = post.insert(b"bounce" * 1000, owner="one")
         assert await commit(store, Settle(mail.id, "one", token, None, (attempt(),), (bounce,))) == [APPLIED]
         await work_off(store, token, [*taken[1:], bounce.mail.id])
