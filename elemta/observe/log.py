@@ -58,7 +58,7 @@ def escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 class JsonLines:
     """structlog processor: an event as one line of JSON, in one step, since a mail has two or three of them.
 
-    `level` and `timestamp` (UTC, RFC 3339) are added, `exc_info` becomes `exception`: printable but for its line breaks
+    `timestamp` (UTC, RFC 3339) and `level` are put in front, `exc_info` becomes `exception`: printable but for its line breaks
     (JSON escapes those), its end kept, which says most.
     """
 
@@ -69,8 +69,8 @@ class JsonLines:
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> bytes:
         """The line, without its line break."""
         escape_values(logger, method, event)
-        event["level"] = "error" if method == "exception" else method
-        event["timestamp"] = self._now()
+        level = "error" if method == "exception" else method
+        event = {"timestamp": self._now(), "level": level, "event": event.get("event", ""), **event}
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, method, event)
             trace = event.get("exception")
