@@ -36,7 +36,7 @@ from elemta.storage.sqlite_place import Place
 OWNER = "bench"
 BATCHES = (1, 8, 32, 64)
 BACKLOGS = (0, 10_000, 1_000_000)
-SMALL_OCTETS, LARGE_OCTETS = 4096, 1024 * 1024
+SMALL_OCTETS, LARGE_OCTETS, WAITING_OCTETS = 4096, 1024 * 1024, 500
 PIECE_OCTETS = 64 * 1024
 DAY_SECONDS = 86_400.0
 
@@ -234,15 +234,20 @@ async def measure_content(folder: Path, rounds: int) -> None:
 # ---- with a backlog ------------------------------------------------------------------------------
 
 
-def fill(bench: Bench, mails: int) -> None:
-    """Deferred mails for tomorrow, to a thousand destinations, written behind the store's back to save an hour."""
+def fill(
+    bench: Bench, mails: int, *, octets: int = WAITING_OCTETS, advance: Callable[[int], None] = lambda mails: None
+) -> None:
+    """Deferred mails for tomorrow, to a thousand destinations, written behind the store's back to save an hour.
+
+    Each has so many octets of content; `advance` hears how many were written since it was called last.
+    """
     database = Place(str(bench.folder / "queue")).connect()
     database.execute("PRAGMA synchronous = OFF")
     tomorrow = bench.clock.wall() + DAY_SECONDS
     for start in range(0, mails, 10_000):
         rows, contents = [], []
         for number in range(start, min(start + 10_000, mails)):
-            mail = bench.mail(size=500, owner="")
+            mail = bench.mail(size=octets, owner="")
             mail = attrs.evolve(
                 mail,
                 destination=f"host{number % 1000}.example",
@@ -251,11 +256,12 @@ def fill(bench: Bench, mails: int) -> None:
                 attempts=1,
             )
             rows.append(encode_mail(mail))
-            contents.append((mail.id, bytes(500), None, 500))
+            contents.append((mail.id, bytes(octets), None, octets))
         database.execute("BEGIN IMMEDIATE")
         sql.INSERT_CONTENT.run(database, contents)
         sql.INSERT_MAIL.run(database, rows)
         database.execute("COMMIT")
+        advance(len(rows))
     database.close()
 
 

@@ -1,0 +1,42 @@
+"""What the servers' benches print: medians side by side, Elemta's ratio to each.
+
+What is not here: what was measured.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+#: (row, server) → one sample a round
+Samples = dict[tuple[str, str], list[float]]
+
+#: Columns of the terminal.
+WIDTH = 140
+
+
+def figure(value: float) -> str:
+    """Rounded to what one run can tell."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def show(samples: Samples, rows: Sequence[str], title: str) -> None:
+    names = list(dict.fromkeys(name for _, name in samples))
+    table = Table("case", *names, *(f"elemta / {name}" for name in names if name != "elemta"), title=title)
+    for row in rows:
+        medians = {name: statistics.median(samples[row, name]) for name in names}
+        ratios = [f"{medians['elemta'] / medians[name]:.2f}" for name in names if name != "elemta"]
+        table.add_row(row, *(figure(medians[name]) for name in names), *ratios)
+    Console(width=WIDTH).print(table)
+
+
+def show_growth(samples: Samples, sizes: Sequence[str], title: str) -> None:
+    """One row a size, its ratios to the first; the samples' second name is the column."""
+    names = list(dict.fromkeys(name for _, name in samples))
+    table = Table("queued", *names, *(f"{name}, to {sizes[0]}" for name in names), title=title)
+    medians = {key: statistics.median(values) for key, values in samples.items()}
+    for size in sizes:
+        ratios = [f"{medians[size, name] / medians[sizes[0], name]:.2f}" for name in names]
+        table.add_row(size, *(figure(medians[size, name]) for name in names), *ratios)
+    Console(width=WIDTH).print(table)
