@@ -26,6 +26,8 @@ class Reply:
     code: int
     enhanced: str = ""
     lines: tuple[str, ...] = field(default=("",), converter=_lines)
+    #: What `render` gave: most replies are constants, sent thousands of times.
+    _wire: bytes = field(default=b"", init=False, eq=False, repr=False)
 
     @property
     def is_positive(self) -> bool:
@@ -56,13 +58,15 @@ class Reply:
 
         The texts must be printable and short enough: they are written by us, so anything else is our defect.
         """
+        return self._wire or self._render()
+
+    def _render(self) -> bytes:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         lines = self.lines
-        # Four for each mail that comes in, nearly all of one line: told apart, they cost a third.
-        text = f"{self.code} {prefix}{lines[-1]}\r\n"
-        if len(lines) > 1:
-            text = "".join([f"{self.code}-{prefix}{line}\r\n" for line in lines[:-1]]) + text
+        text = "".join([f"{self.code}-{prefix}{line}\r\n" for line in lines[:-1]])
+        text += f"{self.code} {prefix}{lines[-1]}\r\n"
         wire = text.encode()
         if wire.count(b"\n") != len(lines) or wire.count(b"\r") != len(lines):
             raise ValueError(f"a reply text holds a line break: {self.lines!r}")
+        object.__setattr__(self, "_wire", wire)
         return wire
