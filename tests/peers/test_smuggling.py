@@ -49,10 +49,17 @@ SECOND = (
 )
 
 
-class RawSink:
-    """Listens while entered; keeps every octet between 354 and the end, for whoever ends a mail by CRLF.CRLF."""
+TAKEN = b"250 ok\r\n"
 
-    def __init__(self) -> None:
+
+class RawSink:
+    """Listens while entered; keeps every octet between 354 and the end, for whoever ends a mail by CRLF.CRLF.
+
+    Speaks SMTP or LMTP, whichever it is greeted in, for one recipient a mail; nobody is known whose name is `refused`.
+    """
+
+    def __init__(self, *extensions: bytes) -> None:
+        self._hello = b"".join(b"250-%s\r\n" % each for each in (b"raw", *extensions)) + b"250 PIPELINING\r\n"
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self._listener.getsockname()[1]
         self.mails: list[bytes] = []
@@ -80,6 +87,7 @@ class RawSink:
         with connection:
             connection.sendall(b"220 raw\r\n")
             buffered = b""
+            taken = False
             while True:
                 line, found, buffered = buffered.partition(b"\r\n")
                 if not found:
@@ -89,12 +97,21 @@ class RawSink:
                     buffered = line + piece
                     continue
                 self.commands.append(line)
-                if line == b"DATA":
+                if line == b"DATA" and taken:
                     connection.sendall(b"354 go on\r\n")
                     buffered = self._content(connection, buffered)
                     connection.sendall(b"250 kept\r\n")
-                else:
-                    connection.sendall(b"250-raw\r\n250 PIPELINING\r\n" if line[:4] == b"EHLO" else b"250 ok\r\n")
+                    continue
+                reply = self._reply(line)
+                taken = reply == TAKEN and line.startswith(b"RCPT")
+                connection.sendall(reply)
+
+    def _reply(self, line: bytes) -> bytes:
+        if line[:4] in (b"EHLO", b"LHLO"):
+            return self._hello
+        if line == b"DATA":
+            return b"503 5.5.1 nobody to send it to\r\n"
+        return b"550 5.1.1 unknown\r\n" if line.startswith(b"RCPT TO:<refused@") else TAKEN
 
     def _content(self, connection: socket.socket, buffered: bytes) -> bytes:
         raw = b"\r\n" + buffered
@@ -185,8 +202,8 @@ def leaves_clean(mail: bytes) -> None:
     for line in lines:
         assert b"\r" not in line
         assert b"\n" not in line
-        assert len(line) <= 998 + 1  # one more for a doubled dot
         assert not line.startswith(b".") or line.startswith(b"..")
+        assert len(line.removeprefix(b".")) <= 998
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["data", "bdat"])
