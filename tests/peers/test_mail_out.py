@@ -92,7 +92,7 @@ def brief(outcomes: list[Outcome]) -> list[str]:
         (("-Q", "rcpt"), "Deferred 421"),
         (("-r", "rcpt"), "Deferred 450"),
         (("-r", "."), "Deferred 450"),
-        (("-f", "connect"), "Failed 500"),
+        (("-f", "connect"), "Deferred 500"),  # no service now, which says nothing of the mail
         (("-f", "mail"), "Failed 500"),
         (("-f", "rcpt"), "Failed 500"),
         (("-f", "data"), "Failed 500"),
