@@ -58,8 +58,8 @@ def escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 class JsonLines:
     """structlog processor: an event as one line of JSON, in one step, since a mail has two or three of them.
 
-    `timestamp` (UTC, RFC 3339) and `level` are put in front, `exc_info` becomes `exception`: printable but for its line breaks
-    (JSON escapes those), its end kept, which says most.
+    `timestamp` (UTC, RFC 3339) and `level` are put in front. `exc_info` becomes `exception`: printable but for its line
+    breaks (JSON escapes those), its end kept, which says most.
     """
 
     def __init__(self) -> None:
