@@ -161,15 +161,15 @@ class Session:
             raise
         finally:
             if not in_order:  # nearly every session ends in order, and a scope costs 10 µs
-                await self._break_off()
+                with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                    await self._break_off()
             self.stream.abort()
 
     async def _break_off(self) -> None:
-        with trio.move_on_after(FAREWELL_SECONDS, shield=True):
-            if self.cause == "defect":
-                await self._say_last(OUR_FAULT)
-            await self._end_transaction()
-            await self.stream.aclose()
+        if self.cause == "defect":
+            await self._say_last(OUR_FAULT)
+        await self._end_transaction()
+        await self.stream.aclose()
 
     def drain(self) -> None:
         """Shut down soon: at once when between mails, after the running transaction otherwise."""
