@@ -308,6 +308,62 @@ async def test_faults_of_dns_defer(fault: Fault, kinds: tuple[str, ...], expecte
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        pytest.param([], ("Failed", 550, "5.1.2"), id="no such domain"),
+        pytest.param([("example.com", "MX", "0 .")], ("Failed", 556, "5.1.10"), id="null MX"),
+        pytest.param(
+            [("example.com", "CNAME", "b.example."), ("b.example", "CNAME", "example.com.")],
+            ("Deferred", 451, "4.4.3"),
+            id="aliases in a circle",
+        ),
+        pytest.param(
+            [
+                ("example.com", "MX", "10 a.example."),
+                ("a.example", "CNAME", "b.example."),
+                ("b.example", "CNAME", "a.example."),
+            ],
+            ("Deferred", 451, "4.4.3"),
+            id="exchanger whose aliases go in a circle",
+        ),
+        pytest.param(
+            [("example.com", "MX", "10 a.example."), ("a.example", "A", "127.0.0.1"), ("a.example", "AAAA", "::1")],
+            ("Failed", 550, "5.4.4"),
+            id="loopback exchanger",
+        ),
+    ],
+)
+async def test_why_there_is_no_host_over_dns(
+    records: list[tuple[str, str, str]], expected: tuple[str, int, str]
+) -> None:
+    server = DnsServer()
+    for record in records:
+        server.add(*record)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        resolver = DnsResolver(WorkerThreads(), nameservers=[server.nameserver], hosts_path="/nonexistent")
+        assert codes(await MxFinder(resolver, random.Random(1)).hops("example.com")) == expected
+        nursery.cancel_scope.cancel()
+
+
+async def test_five_hundred_exchangers_come_truncated_and_are_bounded() -> None:
+    """The answer does not fit into UDP: the rest is fetched by TCP, and the most preferred are looked up."""
+    server = DnsServer()
+    server.add("example.com", "MX", *(f"{number} mx{number}.example." for number in reversed(range(500))))
+    for number in range(500):
+        server.add(f"mx{number}.example", "A", f"198.51.100.{number % 250 + 1}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        resolver = DnsResolver(WorkerThreads(), nameservers=[server.nameserver], hosts_path="/nonexistent")
+        found = await MxFinder(resolver, random.Random(1)).hops("example.com")
+        nursery.cancel_scope.cancel()
+    assert isinstance(found, list)
+    assert [hop.host for hop in found] == [f"mx{number}.example" for number in range(MAX_EXCHANGERS)]
+    assert server.asked["example.com", "MX", "tcp"] == 1
+    assert server.asked.total() == 2 + 2 * MAX_EXCHANGERS
+
+
 async def test_aliases_and_exchangers_over_dns() -> None:
     server = DnsServer()
     server.add("example.com", "CNAME", "real.example.")
