@@ -149,9 +149,10 @@ class Session:
             with self._scope:
                 await self._converse()
                 self.due = trio.current_time() + FAREWELL_SECONDS
+                self._deadlines.note(self.due)
                 await self.stream.aclose()
                 in_order = self._transaction is None
-            if self._scope.cancelled_caught and not in_order:
+            if self._scope.cancelled_caught and not self.cause:  # else the last word was said
                 self.cause = "shutdown" if self._draining else "timeout"
                 await self._say_last(SHUTTING_DOWN if self._draining else TIMED_OUT)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -9,10 +9,11 @@ import trio
 import trio.testing
 
 from elemta.config.sections import LimitsSection, TimeoutsSection
+from elemta.inbound.session import FAREWELL_SECONDS
 from elemta.queue.submission import SubmissionTimeout
 from elemta.storage.base import StoreFull, StoreUnavailable
 from elemta.storage.records import PIECE_OCTETS
-from tests.inbound.world import Client, World
+from tests.inbound.world import Client, Unclosing, World
 
 
 @asynccontextmanager
@@ -168,6 +169,18 @@ async def test_silent_clients_hear_421_at_their_deadline(autojump_clock: object)
         assert (await idle.reply()).startswith("421 4.4.2")
         assert trio.current_time() - began == pytest.approx(60)
         assert await idle.reply() == ""
+
+
+async def test_a_stream_that_cannot_be_closed_is_let_go_in_seconds(autojump_clock: object) -> None:
+    async with serving() as world:
+        client = world.listener.connect("127.0.0.1", Unclosing)
+        await client.reply()
+        assert (await client.say("QUIT")).startswith("221")
+        assert await client.reply() == ""
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() == pytest.approx(2 * FAREWELL_SECONDS)
+        (event,) = world.events("session.ended")
+        assert event["cause"] == "quit"
 
 
 async def test_a_client_that_drips_content_is_ended_by_its_average_rate(autojump_clock: object) -> None:

@@ -61,6 +61,13 @@ class MemoryStream(Stream):
         self._inner.receive_stream.close()
 
 
+class Unclosing(MemoryStream):
+    """Closing it in order takes for ever, as a TLS stream's may whose peer reads nothing."""
+
+    async def aclose(self) -> None:
+        await trio.sleep_forever()
+
+
 class MemoryListener:
     """Gives connections that a test makes."""
 
@@ -77,10 +84,10 @@ class MemoryListener:
     def close(self) -> None:
         self._send.close()
 
-    def connect(self, host: str) -> "Client":
+    def connect(self, host: str, kind: type[MemoryStream] = MemoryStream) -> "Client":
         ours, theirs = trio.testing.memory_stream_pair()
         peer = Endpoint(host, 40_000)
-        self._send.send_nowait(MemoryStream(theirs, self.local, peer))
+        self._send.send_nowait(kind(theirs, self.local, peer))
         return Client(ours)
 
 
