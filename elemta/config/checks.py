@@ -18,6 +18,12 @@ from elemta.config.sections import Config, TlsMode, TlsSection
 #: RFC 5321 §4.5.3.1.7: every server takes mails of at least 64K octets.
 _LEAST_MAX_SIZE = 65_536
 
+#: The types of `storage` that several nodes can share.
+SHARED_STORAGE = frozenset({"postgresql", "mysql"})
+
+#: Ours: a node renews its lease each few seconds, and its event loop may be busy for some.
+LEAST_LEASE_SECONDS = 10.0
+
 #: A relay network with a shorter prefix is more than any one organisation has: the largest allocations are IPv4 /8
 #: and IPv6 /19.
 _SHORTEST_PREFIX = {4: 8, 6: 19}
@@ -115,8 +121,35 @@ def _web(config: Config, report: Report, _: Facts) -> None:
 
 
 def _storage(config: Config, report: Report, _: Facts) -> None:
-    if config.storage.type == "memory" and not config.dev_mode:
+    storage = config.storage
+    if storage.type == "memory" and not config.dev_mode:
         report.warn(("storage", "type"), 'mail that was accepted is lost when the server stops; use "sqlite".')
+    if storage.type in SHARED_STORAGE and storage.dsn is None:
+        report.error(
+            ("storage", "dsn"),
+            f'"{storage.type}" needs to know its server: "{storage.type}://user@host/database". '
+            "With a password in it, name a file that holds it in dsn_file.",
+        )
+    if storage.type not in SHARED_STORAGE and storage.dsn is not None:
+        report.warn(("storage", "dsn"), f'not used: the queue is of type "{storage.type}".')
+    if storage.type in SHARED_STORAGE and storage.path is not None:
+        report.warn(("storage", "path"), f'not used: the queue is of type "{storage.type}".')
+    if storage.lease < LEAST_LEASE_SECONDS:
+        report.error(
+            ("storage", "lease"),
+            f"found {storage.lease:g}, expected at least {LEAST_LEASE_SECONDS:g} seconds: a busy node must not be "
+            "taken for a dead one.",
+        )
+
+
+def _processes(config: Config, report: Report, _: Facts) -> None:
+    storage = config.storage.type
+    if config.processes > 1 and storage not in SHARED_STORAGE:
+        report.error(
+            ("processes",),
+            f'a queue of type "{storage}" belongs to one process: its files are changed without asking others. '
+            'Set it to 1, or use a storage.type of "postgresql" or "mysql".',
+        )
 
 
 def _auth(config: Config, report: Report, _: Facts) -> None:
@@ -197,6 +230,7 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_listeners, frozenset({"listeners", "listen_addr"})),
     (_web, frozenset({"web"})),
     (_storage, frozenset({"storage", "dev_mode"})),
+    (_processes, frozenset({"storage", "processes"})),
     (_auth, frozenset({"auth", "listeners", "dev_mode"})),
     (_tls, frozenset({"tls", "listeners", "dev_mode"})),
     (_routes, frozenset({"routes"})),

@@ -101,10 +101,24 @@ class StorageSection:
 
     type: Annotated[
         str,
-        Choice(("sqlite", "memory")),
-        About("`memory` loses everything at exit: it is for tests and rehearsals."),
+        Choice(("sqlite", "file", "postgresql", "mysql", "memory"), {"postgres": "postgresql", "mariadb": "mysql"}),
+        About(
+            "`sqlite` and `file` lie on one machine; `postgresql` and `mysql` (MariaDB as well) can be shared by many "
+            "nodes; `memory` loses everything at exit: it is for tests and rehearsals."
+        ),
     ] = "sqlite"
-    path: Annotated[Words | None, About("The folder of the queue; `queue_dir` when left out.")] = None
+    path: Annotated[
+        Words | None, About("The folder of the queue of `sqlite` and `file`; `queue_dir` when left out.")
+    ] = None
+    dsn: Annotated[
+        Words | None,
+        Secret(),
+        About("Where the database of `postgresql` or `mysql` is: `postgresql://user:password@host:5432/database`."),
+    ] = field(default=None, repr=False)
+    lease: Annotated[
+        Seconds,
+        About("How long a node of a shared queue may be silent before the others take over its mails; at least 10."),
+    ] = 60.0
 
 
 @frozen
@@ -283,6 +297,11 @@ class Config:
         Whole("deliveries", 1, 10_000),
         About("Deliveries at once; one destination takes at most half of them."),
     ] = 100
+    processes: Annotated[
+        int,
+        Whole("processes", 1, 64),
+        About("Worker processes on the same listeners; more than one needs a queue on `postgresql` or `mysql`."),
+    ] = 1
     max_retries: Annotated[int, Whole("attempts", 0), About("Attempts after the first one before a mail bounces.")] = 10
     max_queue_time: Annotated[Seconds, About("How long a mail is tried before it bounces.")] = 172_800.0
     retry_schedule: Annotated[tuple[Seconds, ...], About("Waiting times between attempts; the last one repeats.")] = (

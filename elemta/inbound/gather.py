@@ -4,6 +4,8 @@ What is not here: scanning it (`smtp.content`), or the insert that makes it coun
 Octets in memory are taken from one budget for all sessions; what does not fit is staged to disk at once.
 """
 
+from hashlib import sha256
+
 from elemta.inbound.base import Queue
 from elemta.runtime.budget import ByteBudget
 from elemta.storage.base import ContentWriter
@@ -21,6 +23,7 @@ class Gathering:
         self._taken = 0
         self._writer: ContentWriter | None = None
         self.size = 0
+        self._digest = sha256()
         #: The first octets of the mail, up to `INLINE_CONTENT_OCTETS`: enough for every look at the header.
         self.head = b""
 
@@ -57,18 +60,30 @@ class Gathering:
 
     async def _flush(self, writer: ContentWriter) -> None:
         pieces, self._pieces = self._pieces, []
+        self._note(pieces)
         try:
             await writer.write(pieces)
         finally:
             self._release()
+
+    def _note(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the octets, as `ContentRef.digest`; of all of them once `whole` has returned."""
+        return self._digest.hexdigest()
 
     async def whole(self) -> tuple[str | None, bytes | None]:
         """The content id of what was staged, or the octets themselves. Raises `StoreUnavailable`, `StoreFull`."""
         if self._writer is None:
             self.head = content = b"".join(self._pieces)
             self._pieces.clear()
+            self._digest.update(content)
             return None, content
         pieces, self._pieces = self._pieces, []
+        self._note(pieces)
         try:
             return await self._writer.finish(pieces), None
         finally:

@@ -112,7 +112,7 @@ class Transaction:
             submission = Submission(
                 id=self.id,
                 envelope=self._envelope(),
-                ref=ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header)),
+                ref=ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header), self.content.digest),
                 content=octets,
                 priority=self._priority(listener, trusted),
                 origin=self._origin,

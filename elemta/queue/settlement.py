@@ -4,6 +4,7 @@ What is not here: the decisions (`queue.schedule`, `queue.bounce`), or committin
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 
 from attrs import evolve, frozen
 
@@ -100,7 +101,13 @@ class Settler:
             report_id=report_id,
             now=now,
         )
-        ref = ContentRef(report_id, len(bounce.content), eight_bit=bounce.eight_bit, header_octets=bounce.header_octets)
+        ref = ContentRef(
+            id=report_id,
+            size=len(bounce.content),
+            eight_bit=bounce.eight_bit,
+            header_octets=bounce.header_octets,
+            digest=sha256(bounce.content).hexdigest(),
+        )
         queued = QueuedMail(
             id=report_id,
             origin_id=report_id,

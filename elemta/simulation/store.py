@@ -23,6 +23,7 @@ from elemta.storage.base import (
     CommitUnknown,
     ContentWriter,
     Filter,
+    Finding,
     Insert,
     Joined,
     Order,
@@ -245,6 +246,11 @@ class FaultyStore:
         """See `QueueStore.cleanup`."""
         self._check()
         return await self._inner.cleanup(retention)
+
+    async def inspect(self) -> Sequence[Finding]:
+        """See `QueueStore.inspect`."""
+        self._check()
+        return await self._inner.inspect()
 
 
 class _FaultyWriter:

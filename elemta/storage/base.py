@@ -34,6 +34,10 @@ class StoreUnavailable(Exception):
     """The engine failed: nothing of the batch was made durable. The text says what happened and how to mend it."""
 
 
+#: How long a node that joined counts as alive before it first renews its lease.
+JOIN_LEASE_SECONDS = 30.0
+
+
 class StoreFull(StoreUnavailable):
     """No space (or no inode) is left: answered 452, RFC 5321 §4.2.3."""
 
@@ -50,7 +54,8 @@ class Result(enum.Enum):
     """What became of one change."""
 
     APPLIED = "applied"
-    #: The token or owner is not the mail's any more: somebody adopted it, holds it or changed it.
+    #: The token or owner is not the mail's any more: somebody adopted it, holds it or changed it. Of an `Insert`: the
+    #: mail is durable, but not its submitter's: anybody may claim it.
     FENCED = "fenced"
     #: No such mail (deleted, withdrawn or finished before).
     GONE = "gone"
@@ -66,11 +71,13 @@ class Insert:
     with an earlier insert that refers to the same content.
 
     The mail may come with an owner that joined: then it need not be claimed. With `attempting_since` its first attempt
-    begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so.
+    begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so. `token` is the owner's, or
+    None for its latest: a `SharedStore` keeps the mail of a fenced owner as nobody's, and answers FENCED.
     """
 
     mail: QueuedMail
     content: bytes | None = None
+    token: int | None = None
 
 
 @frozen
@@ -208,6 +215,14 @@ class Retention:
     limit: int = 1000
 
 
+@frozen
+class Finding:
+    """Something odd in a store: `where` it lies, and `what` it is or how to mend it. Both are for people."""
+
+    where: str
+    what: str
+
+
 class ContentWriter(Protocol):
     """Content on its way into a store, piece by piece; it counts for nothing until an insert refers to it."""
 
@@ -289,4 +304,80 @@ class QueueStore(Protocol):
 
     async def cleanup(self, retention: Retention) -> int:
         """Remove what is past its retention, at most `limit` mails a call; returns how many went."""
+        ...
+
+    async def inspect(self) -> Sequence[Finding]:
+        """Look over what lies in the store beside the mails, and at what holds them; changes nothing."""
+        ...
+
+
+# ---- one queue, many nodes -----------------------------------------------------------------------
+
+
+class StoreAway(StoreUnavailable):
+    """The database cannot be reached, or does not answer: nothing here is wrong, and it may come back by itself."""
+
+
+@frozen
+class Pulse:
+    """What a node learns when it renews its lease."""
+
+    #: False when the token is not the node's latest any more: its mails were adopted, and it must join again.
+    is_held: bool
+    #: True when an operator asked the node to finish what it has, and to take nothing more.
+    is_draining: bool = False
+
+
+@frozen
+class Adopted:
+    """What became of a dead node's mails: how many can be claimed again, and the ids whose attempts were in flight."""
+
+    owner: str
+    recovered: int
+    uncertain: tuple[str, ...] = ()
+
+
+@frozen
+class Node:
+    """A node that takes part in a shared queue, as an operator sees it.
+
+    `lease_left` is seconds by the database's clock, negative once the lease is past. `mails` counts what it owns.
+    """
+
+    owner: str
+    token: int
+    lease_left: float
+    is_draining: bool
+    mails: int
+
+
+class SharedStore(QueueStore, Protocol):
+    """A queue that several nodes, in one process each, share.
+
+    A node proves life by renewing its lease; leases are judged by the clock of whatever holds the queue, never by a
+    node's. The mails of a node whose lease is past are adopted by any other. Every change of an owned mail is checked
+    against the owner's latest token within its own transaction, so that a late node changes nothing that was adopted.
+    `join` begins a lease of `JOIN_LEASE_SECONDS`, and ends an operator's wish that the node drain.
+    """
+
+    async def renew(self, owner: str, token: int, seconds: float) -> Pulse:
+        """Let the lease end `seconds` from now, unless the token is not the node's latest."""
+        ...
+
+    async def adopt(self, owner: str) -> Sequence[Adopted]:
+        """Forget every other node whose lease is past, which fences it; its attempts in flight are recorded as
+        uncertain, its mails can be claimed. Of several adopters each dead node has one.
+        """
+        ...
+
+    async def leave(self, owner: str, token: int) -> None:
+        """Forget a node that ends: its mails can be claimed at once. A token that is not its latest: nothing."""
+        ...
+
+    async def nodes(self) -> Sequence[Node]:
+        """Every node that takes part, or died and is not adopted yet, in order of name."""
+        ...
+
+    async def set_draining(self, owner: str, draining: bool) -> bool:
+        """Ask a node to drain, or to take part again; False when no node has that name."""
         ...

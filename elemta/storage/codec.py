@@ -53,6 +53,7 @@ MAIL_COLUMNS = (
     "content_size",
     "content_eight_bit",
     "content_header_octets",
+    "content_digest",
 )
 ATTEMPT_COLUMNS = (
     "mail_id",
@@ -73,6 +74,8 @@ FIRST_FIXED_COLUMN = MAIL_COLUMNS.index("origin_id")
 _LARGEST_INTEGER = 2**63 - 1
 #: Addresses that need no quotes, the common case of `Address.__str__`: atoms and dots, RFC 5321 §4.1.2.
 _PLAIN_LOCAL = re.compile(r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~-]+(?:\.[0-9A-Za-z!#$%&'*+/=?^_`{|}~-]+)*", re.ASCII)
+#: SHA-256 in hexadecimal, FIPS 180-4 §1: 256 bits.
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 #: `progress` of a mail whose recipients were all never tried: most mails leave the queue in this form.
 _ALL_UNTRIED = "[]"
@@ -154,6 +157,7 @@ def _encode_mail(mail: QueuedMail) -> MailRow:
         content.size,
         int(content.eight_bit),
         content.header_octets,
+        content.digest,
     )
 
 
@@ -168,6 +172,8 @@ def _check_mail(mail: QueuedMail) -> None:
     # One test for all: a sum is finite only when every term is.
     if not isfinite(mail.received_at + mail.next_attempt_at + mail.expires_at + (mail.attempting_since or 0.0)):
         raise Unfit("a time is not a finite number")
+    if content.digest and not _DIGEST.fullmatch(content.digest):
+        raise Unfit("the content's digest is no SHA-256")
     if not 0 <= max(content.size, content.header_octets, mail.attempts) <= _LARGEST_INTEGER:
         raise Unfit("a number does not fit into 64 bits")
 
@@ -252,7 +258,7 @@ def decode_mail(row: MailRow) -> QueuedMail:
         origin=Origin(**origin) if origin else Origin(),
         annotations=details.get("annotations") or {},
         origin_id=row[15],
-        content=ContentRef(row[16], row[17], row[18] != 0, row[19]),
+        content=ContentRef(row[16], row[17], row[18] != 0, row[19], row[20]),
     )
 
 

@@ -13,15 +13,20 @@ from elemta.mail.outcome import Attempt
 from elemta.runtime.clock import Clock, SystemClock
 from elemta.runtime.ids import IdSource, SecureIds
 from elemta.storage.base import (
+    JOIN_LEASE_SECONDS,
+    Adopted,
     Begin,
     Change,
     Claim,
     ContentMissing,
     Filter,
+    Finding,
     Insert,
     Joined,
+    Node,
     Order,
     Ordered,
+    Pulse,
     Result,
     Retention,
     Settle,
@@ -34,7 +39,7 @@ from elemta.storage.rules import CLAIMABLE, is_older, matches, obey, takes, unce
 
 
 class MemoryStore:
-    """A `QueueStore` in memory; several servers may share one, each as a node of its own."""
+    """A `SharedStore` in memory: several servers may share one, each as a node of its own."""
 
     def __init__(self, clock: Clock | None = None, *, ids: IdSource | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -46,7 +51,11 @@ class MemoryStore:
         #: Content that no insert refers to yet, with the time it was staged at.
         self._staged: dict[str, float] = {}
         self._attempts: dict[str, list[Attempt]] = {}
+        #: The latest token of each node, and when its lease ends by the clock of this store.
         self._nodes: dict[str, int] = {}
+        self._leases: dict[str, float] = {}
+        self._draining: set[str] = set()
+        self._last_token = 0
 
     async def open(self) -> None:
         """Nothing to connect to."""
@@ -61,14 +70,63 @@ class MemoryStore:
     async def join(self, owner: str, now: float) -> Joined:
         """Take part as `owner`; see `QueueStore.join`."""
         await trio.lowlevel.checkpoint()
-        token = self._nodes[owner] = max(self._nodes.values(), default=0) + 1
+        freed = self._free(owner)
+        self._last_token += 1
+        self._nodes[owner] = self._last_token
+        self._leases[owner] = self._clock.wall() + JOIN_LEASE_SECONDS
+        return Joined(token=self._last_token, recovered=freed.recovered, uncertain=freed.uncertain)
+
+    def _free(self, owner: str) -> Adopted:
+        """Forget a node; its mails can be claimed, its attempts in flight are recorded."""
+        self._nodes.pop(owner, None)
+        self._leases.pop(owner, None)
+        self._draining.discard(owner)
         own = [mail for mail in self._in_order() if mail.owner == owner]
         for mail in own:
             if mail.attempting_since is not None:
                 self._attempts.setdefault(mail.id, []).extend(uncertain_attempts(mail, mail.attempting_since))
             self._keep(attrs.evolve(mail, owner="", attempting_since=None))
         uncertain = tuple(mail.id for mail in own if mail.attempting_since is not None)
-        return Joined(token=token, recovered=len(own), uncertain=uncertain)
+        return Adopted(owner, len(own), uncertain)
+
+    async def renew(self, owner: str, token: int, seconds: float) -> Pulse:
+        """Prove life; see `SharedStore.renew`."""
+        await trio.lowlevel.checkpoint()
+        if self._nodes.get(owner) != token:
+            return Pulse(is_held=False)
+        self._leases[owner] = self._clock.wall() + seconds
+        return Pulse(is_held=True, is_draining=owner in self._draining)
+
+    async def adopt(self, owner: str) -> Sequence[Adopted]:
+        """Take over from the dead; see `SharedStore.adopt`."""
+        await trio.lowlevel.checkpoint()
+        now = self._clock.wall()
+        dead = sorted(each for each, end in self._leases.items() if each != owner and end < now)
+        return [self._free(each) for each in dead]
+
+    async def leave(self, owner: str, token: int) -> None:
+        """End a node in order; see `SharedStore.leave`."""
+        await trio.lowlevel.checkpoint()
+        if self._nodes.get(owner) == token:
+            self._free(owner)
+
+    async def nodes(self) -> Sequence[Node]:
+        """Every node, in order of name."""
+        await trio.lowlevel.checkpoint()
+        now = self._clock.wall()
+        owned = [mail.owner for mail in self._mails.values()]
+        return [
+            Node(owner, token, self._leases[owner] - now, owner in self._draining, owned.count(owner))
+            for owner, token in sorted(self._nodes.items())
+        ]
+
+    async def set_draining(self, owner: str, draining: bool) -> bool:
+        """Ask a node to drain; see `SharedStore.set_draining`."""
+        await trio.lowlevel.checkpoint()
+        if owner not in self._nodes:
+            return False
+        (self._draining.add if draining else self._draining.discard)(owner)
+        return True
 
     # ---- changes -------------------------------------------------------------------------------
 
@@ -81,8 +139,7 @@ class MemoryStore:
         try:
             if isinstance(change, Insert):
                 self._check_insert(change, {})
-                self._insert(change)
-                return Result.APPLIED
+                return self._insert(change)
             if isinstance(change, Begin):
                 return self._begin(change)
             if isinstance(change, Settle):
@@ -101,16 +158,22 @@ class MemoryStore:
         if known is None or len(known) != mail.content.size:
             raise Unfit("the content is not there, or of another size")
 
-    def _insert(self, insert: Insert) -> None:
+    def _insert(self, insert: Insert) -> Result:
         mail = insert.mail
+        asked = None if insert.token is None else (mail.owner, insert.token)
         if mail.id in self._mails:
-            return
+            own = (self._mails[mail.id].owner, self._tokens[mail.id])
+            return Result.APPLIED if asked in (None, own) else Result.FENCED
+        result = Result.APPLIED
+        if asked is not None and self._nodes.get(mail.owner) != insert.token:
+            mail, result = attrs.evolve(mail, owner=""), Result.FENCED
         if insert.content is not None:
             self._contents.setdefault(mail.content.id, bytes(insert.content))
         self._staged.pop(mail.content.id, None)
         if mail.attempting_since is not None and not (mail.owner and mail.state is QueueState.ACTIVE):
             mail = attrs.evolve(mail, attempting_since=None)
         self._keep(mail)
+        return result
 
     def _begin(self, change: Begin) -> Result:
         fence = self._fence(change)
@@ -287,6 +350,11 @@ class MemoryStore:
             if is_older(staged_at, retention.staged_before):
                 del self._staged[content_id], self._contents[content_id]
         return len(old)
+
+    async def inspect(self) -> Sequence[Finding]:
+        """Nothing lies here but the mails."""
+        await trio.lowlevel.checkpoint()
+        return []
 
 
 class MemoryWriter:

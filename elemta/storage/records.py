@@ -57,13 +57,16 @@ UNTRIED = Progress()
 class ContentRef:
     """Names immutable content. `id` is a queue id; `size` in octets. Where the octets lie is the store's business.
 
-    `eight_bit`, `long_lines` and `header_octets` were counted while receiving, so that no hop has to scan again.
+    `eight_bit` and `header_octets` were counted while receiving, so that no hop has to scan again. `digest` is the
+    SHA-256 of the octets in hexadecimal (what `sha256sum` prints), empty when it is not known; what a store gives back
+    is checked against it on its way out.
     """
 
     id: str
     size: int
     eight_bit: bool = False
     header_octets: int = 0
+    digest: str = ""
 
 
 @frozen

@@ -19,6 +19,7 @@ from elemta.storage.base import (
     Change,
     Claim,
     Filter,
+    Finding,
     Joined,
     Order,
     Ordered,
@@ -177,6 +178,10 @@ class SqliteStore:
         if retention.staged_before is not None:
             await self._threads.run(self._one_writer, self._writer.remove_staged, retention.staged_before)
         return removed
+
+    async def inspect(self) -> Sequence[Finding]:
+        """What is odd about the database and its folder; see `QueueStore.inspect`."""
+        return await self._threads.run(self._one_reader, self._reader.inspect)
 
 
 class SqliteWriter:

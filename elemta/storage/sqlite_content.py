@@ -84,6 +84,15 @@ class ContentFolder:
         with os.scandir(self._path) as entries:
             return [entry.name for entry in entries if is_queue_id(entry.name)]
 
+    def odd_names(self) -> list[str]:
+        """Paths in the folder that no content of ours has: other names, links, folders."""
+        with os.scandir(self._path) as entries:
+            return sorted(
+                entry.path
+                for entry in entries
+                if not is_queue_id(entry.name) or not entry.is_file(follow_symlinks=False)
+            )
+
     def use_again(self, files: Iterable[str]) -> None:
         """Take files that no content refers to as spares. Nothing is removed here: see `remove_surplus`."""
         with self._lock:

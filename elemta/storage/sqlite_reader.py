@@ -16,7 +16,7 @@ import orjson
 from elemta.mail.ids import is_queue_id
 from elemta.mail.outcome import Attempt
 from elemta.storage import sqlite_statements as sql
-from elemta.storage.base import ContentMissing, Filter, Order, StoreUnavailable, Verb
+from elemta.storage.base import ContentMissing, Filter, Finding, Order, StoreUnavailable, Verb
 from elemta.storage.codec import MAIL_COLUMNS, decode_attempt, decode_mail
 from elemta.storage.records import ContentRef, QueuedMail, QueueState
 from elemta.storage.rules import STATES_OF_VERB
@@ -115,6 +115,16 @@ class Reader:
         except UnicodeError:
             # A term that is not Unicode, as an operator's terminal may give it, is no mail's.
             return []
+
+    def inspect(self) -> list[Finding]:
+        """What SQLite finds wrong with its file, mails without content, names that are not ours."""
+        place = self._place
+        damage = self._look(lambda connection: connection.execute("PRAGMA quick_check").fetchall())
+        findings = [Finding(place.database, f"{row[0]}: restore it from a copy") for row in damage if row[0] != "ok"]
+        lost = self._look(lambda connection: connection.execute(sql.WITHOUT_CONTENT).fetchall())
+        findings += [Finding(row[0], "its content is not in the database") for row in lost]
+        odd = self._look(lambda _: self._contents.odd_names())
+        return findings + [Finding(path, "nothing of ours: move it away") for path in odd]
 
     def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
         """A part of content, from its row or its file."""

@@ -122,7 +122,10 @@ FIRST = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST,)
+#: SHA-256 of the content in hexadecimal, empty for mail of before.
+DIGEST = Migration("digest", ("ALTER TABLE mails ADD COLUMN content_digest TEXT NOT NULL DEFAULT ''",))
+
+MIGRATIONS = (FIRST, DIGEST)
 
 
 def migrate(connection: sqlite3.Connection, now: float) -> None:

@@ -171,6 +171,7 @@ GET = f"SELECT {_COLUMNS} FROM mails WHERE id = ?"
 ATTEMPTS_OF = f"SELECT {', '.join(ATTEMPT_COLUMNS)} FROM attempts WHERE mail_id = ? ORDER BY number"
 CONTENT_PART = "SELECT size, file, substr(octets, ?, ?) FROM contents WHERE id = ?"
 CONTENT_FILE = "SELECT file FROM contents WHERE id = ?"
+WITHOUT_CONTENT = "SELECT id FROM mails WHERE content_id NOT IN (SELECT id FROM contents) ORDER BY id"
 TALLY = "SELECT state, mails FROM tally"
 
 _IDS = "id IN (SELECT value FROM json_each(:ids))"

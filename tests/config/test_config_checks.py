@@ -429,3 +429,38 @@ def test_the_web_side_is_for_this_machine_alone(configure: Configure, address: s
         assert key == "web.listen_addr"
         assert says.startswith(f'found "{address}", expected a loopback address')
     assert warnings(configure, {"web": {"enabled": False, "listen_addr": address}}) == []
+
+
+# ---- the queue -----------------------------------------------------------------------------------
+
+POSTGRESQL = {"type": "postgresql", "dsn": "postgresql://elemta@db.example.com/elemta"}
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "says"),
+    [
+        ({"storage": {"type": "mariadb"}}, "storage.dsn", '"mysql" needs to know its server'),
+        ({"storage": POSTGRESQL | {"lease": 9}}, "storage.lease", "found 9, expected at least 10 seconds"),
+        ({"processes": 2}, "processes", 'a queue of type "sqlite" belongs to one process'),
+        ({"processes": 2, "storage": {"type": "file"}}, "processes", 'a queue of type "file" belongs to one process'),
+    ],
+)
+def test_a_queue_that_could_not_work_is_refused(
+    configure: Configure, written: dict[str, Any], key: str, says: str
+) -> None:
+    ((found, text),) = problems(configure, written)
+    assert found == key
+    assert says in text
+
+
+def test_keys_of_another_store_are_warned_of(configure: Configure) -> None:
+    assert warnings(configure, {"storage": {"dsn": "mysql://h/d"}}) == [
+        ("storage.dsn", 'not used: the queue is of type "sqlite".')
+    ]
+    assert warnings(configure, {"storage": POSTGRESQL | {"path": "/srv/queue"}}) == [
+        ("storage.path", 'not used: the queue is of type "postgresql".')
+    ]
+
+
+def test_several_processes_share_a_database(configure: Configure) -> None:
+    assert warnings(configure, {"processes": 4, "storage": POSTGRESQL}) == []

@@ -113,8 +113,11 @@ VALUES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        '{"storage": {"type": "postgresql"}}',
-        ['1:14: storage.type: found the text "postgresql", expected one of "sqlite", "memory".'],
+        '{"storage": {"type": "oracle"}}',
+        [
+            '1:14: storage.type: found the text "oracle", expected one of "sqlite", "file", "postgresql", "mysql", '
+            '"memory".'
+        ],
     ),
     (
         '{"failed_queue_retention_hours": -1}',

@@ -1,5 +1,8 @@
 """Content as an attempt reads it: small content once, large content piece by piece."""
 
+from hashlib import sha256
+
+import attrs
 import pytest
 
 from elemta.queue.content import StoredContent
@@ -66,3 +69,25 @@ async def test_a_store_that_gives_less_than_asked_is_asked_again() -> None:
     store.most = 2000
     with pytest.raises(ContentMissing, match="ends after 2997 of 10240"):
         await StoredContent(store, ref, None).read(0, 10)
+
+
+@pytest.mark.parametrize("octets", [SMALL, LARGE], ids=["small", "large"])
+async def test_content_that_is_not_what_came_in_is_not_read_to_its_end(octets: bytes) -> None:
+    store, ref = await stored(octets)
+    sound = attrs.evolve(ref, digest=sha256(octets).hexdigest())
+    assert await whole(StoredContent(store, sound, None), 50_000) == octets
+    damaged = attrs.evolve(ref, digest=sha256(octets + b"!").hexdigest())
+    content = StoredContent(store, damaged, None)
+    with pytest.raises(ContentMissing, match=f"{ref.id} is damaged"):
+        await whole(content, 50_000)
+    # Read again from its beginning, it is checked again.
+    with pytest.raises(ContentMissing, match="damaged"):
+        await whole(content, 50_000)
+
+
+async def test_large_content_may_be_looked_into_before_it_is_read() -> None:
+    store, ref = await stored(LARGE)
+    content = StoredContent(store, attrs.evolve(ref, digest=sha256(LARGE).hexdigest()), None)
+    assert await content.read(0, 100) == LARGE[:100]
+    assert await content.read(5000, 10) == LARGE[5000:5010]
+    assert await whole(content, 50_000) == LARGE

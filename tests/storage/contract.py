@@ -204,6 +204,9 @@ def poison(post: Post) -> dict[str, Insert]:
         "a time that is no number": Insert(attrs.evolve(mail, expires_at=float("nan")), OCTETS),
         "a time without end": Insert(attrs.evolve(mail, next_attempt_at=float("inf")), OCTETS),
         "a number beyond 64 bits": Insert(attrs.evolve(mail, attempts=2**63), OCTETS),
+        "a digest of another form": Insert(
+            attrs.evolve(mail, content=attrs.evolve(mail.content, digest="0" * 63)), OCTETS
+        ),
         "progress of another length": Insert(attrs.evolve(mail, progress=()), OCTETS),
     }
 

@@ -97,7 +97,7 @@ def rich_mail(queue_id: str) -> QueuedMail:
     return QueuedMail(
         id=queue_id,
         origin_id=queue_id[::-1],
-        content=ContentRef(queue_id, len(OCTETS), eight_bit=True, header_octets=17),
+        content=ContentRef(queue_id, len(OCTETS), eight_bit=True, header_octets=17, digest="0123456789abcdef" * 4),
         envelope=Envelope(
             Address('a "quoted" one@home', "xn--bcher-kva.example"),
             (
