@@ -454,13 +454,13 @@ def test_a_queue_that_could_not_work_is_refused(
 
 
 def test_keys_of_another_store_are_warned_of(configure: Configure) -> None:
-    assert warnings(configure, {"storage": {"dsn": "mysql://h/d"}}) == [
-        ("storage.dsn", 'not used: the queue is of type "sqlite".')
-    ]
-    assert warnings(configure, {"storage": POSTGRESQL | {"path": "/srv/queue"}}) == [
-        ("storage.path", 'not used: the queue is of type "postgresql".')
-    ]
+    for storage, expected in (
+        ({"dsn": "mysql://h/d"}, ("storage.dsn", 'not used: the queue is of type "sqlite".')),
+        (POSTGRESQL | {"path": "/srv/q"}, ("storage.path", 'not used: the queue is of type "postgresql".')),
+    ):
+        assert expected in warnings(configure, {"storage": storage})
 
 
 def test_several_processes_share_a_database(configure: Configure) -> None:
-    assert warnings(configure, {"processes": 4, "storage": POSTGRESQL}) == []
+    config = configure({"processes": 4, "storage": POSTGRESQL}).config
+    assert (config.processes, config.storage.type, config.storage.lease) == (4, "postgresql", 60)
