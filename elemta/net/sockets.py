@@ -192,14 +192,15 @@ class SystemNetwork:
     async def listen(self, address: str, backlog: int) -> list[SocketListener]:
         """Listen at `address`; two listeners for `:port`. Raises `OSError`, `ValueError`."""
         if address.startswith("unix:"):
-            return [_listen_unix(address.removeprefix("unix:"), backlog)]
+            path = address.removeprefix("unix:")
+            return [SocketListener(unix_socket(path, backlog), unlink=path)]
         host, port = split_address(address)
         found: list[SocketListener] = []
         try:
             for family, sockaddr in await _listen_addresses(host, port):
                 if port == 0 and found:
                     sockaddr = (sockaddr[0], found[0].local.port)
-                found.append(SocketListener(_bound(family, sockaddr, backlog)))
+                found.append(SocketListener(bound_socket(family, sockaddr, backlog)))
         except BaseException:
             for listener in found:
                 listener.close()
@@ -240,14 +241,19 @@ def _family(endpoint: Endpoint) -> socket.AddressFamily:
 
 async def _listen_addresses(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
     if not host:
-        found: list[tuple[int, tuple[str, int]]] = [(socket.AF_INET, ("0.0.0.0", port))]
-        if _has_ipv6():
-            found.append((socket.AF_INET6, ("::", port)))
-        return found
+        return wildcards(port)
     rows = await trio.socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
     )
     return list(dict.fromkeys((row[0], (str(row[4][0]), port)) for row in rows))
+
+
+def wildcards(port: int) -> list[tuple[int, tuple[str, int]]]:
+    """The family and the address for every IPv4 address, and for every IPv6 address where there are any."""
+    found: list[tuple[int, tuple[str, int]]] = [(socket.AF_INET, ("0.0.0.0", port))]
+    if _has_ipv6():
+        found.append((socket.AF_INET6, ("::", port)))
+    return found
 
 
 def _has_ipv6() -> bool:
@@ -262,7 +268,8 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _bound(family: int, sockaddr: tuple[str, int], backlog: int) -> socket.socket:
+def bound_socket(family: int, sockaddr: tuple[str, int], backlog: int) -> socket.socket:
+    """A socket that listens at an address, non-blocking. Raises `OSError`."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -277,8 +284,11 @@ def _bound(family: int, sockaddr: tuple[str, int], backlog: int) -> socket.socke
     return sock
 
 
-def _listen_unix(path: str, backlog: int) -> SocketListener:
-    """Bind a unix socket; a path that nobody listens at any more is taken over, anything else is left alone."""
+def unix_socket(path: str, backlog: int) -> socket.socket:
+    """A socket that listens at a path, non-blocking. Raises `OSError`.
+
+    A path that nobody listens at any more is taken over, anything else is left alone.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -293,7 +303,7 @@ def _listen_unix(path: str, backlog: int) -> SocketListener:
     except BaseException:
         sock.close()
         raise
-    return SocketListener(sock, unlink=path)
+    return sock
 
 
 def _is_stale(path: str) -> bool:

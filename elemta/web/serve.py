@@ -35,16 +35,16 @@ RESTART_SECONDS = 1.0
 async def serve(
     app: ASGIApp,
     *,
-    bind: str,
+    bind: str | Bound,
     shutdown: trio.Event,
     log: FilteringBoundLogger,
     task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve at `bind` (`host:port` or `unix:/path`) until `shutdown`; started with the address that was bound.
+    """Serve at `bind` (`host:port`, `unix:/path`, or bound already) until `shutdown`; started with the address.
 
     A unix socket has mode 0600. Returns within `GRACE_SECONDS + LATE_SECONDS` of the shutdown or the cancellation.
     """
-    bound = await listen(bind)
+    bound = await listen(bind) if isinstance(bind, str) else bind
     ended = trio.Event()
     try:
         task_status.started(bound.local)

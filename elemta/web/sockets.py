@@ -56,6 +56,10 @@ class Bound:
         for sock in self.sockets:
             sock.close()
 
+    def lent(self) -> "Bound":
+        """The same sockets for a forked process, which closes them alone: the path is the owner's to remove."""
+        return Bound(self.sockets, self.local)
+
     def cut_off(self) -> int:
         """End every connection that was accepted here, whatever it waits for; how many there were.
 
@@ -74,6 +78,16 @@ async def listen(bind: str) -> Bound:
     rows = await trio.socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
     )
+    return _listen_tcp([(row[0], (str(row[4][0]), *row[4][1:])) for row in rows])
+
+
+def listen_blocking(bind: str) -> Bound:
+    """The same before there is an event loop: it blocks while a name is looked up. Raises `OSError`, `ValueError`."""
+    if bind.startswith("unix:"):
+        return listen_unix(Path(bind.removeprefix("unix:")))
+    host, port = split_address(bind)
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    rows = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
     return _listen_tcp([(row[0], (str(row[4][0]), *row[4][1:])) for row in rows])
 
 

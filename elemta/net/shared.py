@@ -1,0 +1,81 @@
+"""Listening sockets that one process binds for several others to accept at.
+
+What is not here: the processes (`supervisor.workers`). The sockets are bound before there is any event loop, by a
+process that never accepts; each process forked from it finds them under their addresses in `InheritedNetwork`.
+Whoever accepts first has the connection, so the least busy process takes most. While any of them has a socket open,
+clients wait in the kernel's queue instead of being refused.
+Failures raised: `OSError` as the system does, `ValueError` for an address of no known form.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from elemta.net.base import Endpoint
+from elemta.net.sockets import SocketListener, SystemNetwork, bound_socket, split_address, unix_socket, wildcards
+
+
+@frozen(eq=False)
+class SharedSockets:
+    """The sockets that listen at one configured address; two for `:port`."""
+
+    address: str
+    sockets: tuple[socket.socket, ...]
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where they listen, with the port the system gave."""
+        return [SocketListener(sock).local for sock in self.sockets]
+
+    def close(self) -> None:
+        """Stop listening in this process; the others go on."""
+        for sock in self.sockets:
+            sock.close()
+
+    def unlink(self) -> None:
+        """Remove a unix socket's path: for the process that bound it, when nobody accepts any more."""
+        if self.address.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.address.removeprefix("unix:"))
+
+
+def listen_shared(address: str, backlog: int) -> SharedSockets:
+    """Listen at `host:port`, `:port`, `[v6]:port` or `unix:/path`; blocks while a name is looked up."""
+    if address.startswith("unix:"):
+        return SharedSockets(address, (unix_socket(address.removeprefix("unix:"), backlog),))
+    host, port = split_address(address)
+    found: list[socket.socket] = []
+    try:
+        for family, place in _places(host, port):
+            chosen = found[0].getsockname()[1] if found else port
+            found.append(bound_socket(family, (place[0], chosen), backlog))
+    except BaseException:
+        for sock in found:
+            sock.close()
+        raise
+    return SharedSockets(address, tuple(found))
+
+
+def _places(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+    if not host:
+        return wildcards(port)
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys((row[0], (str(row[4][0]), port)) for row in rows))
+
+
+class InheritedNetwork(SystemNetwork):
+    """The system's network in a process whose listeners another one has bound."""
+
+    def __init__(self, shared: Iterable[SharedSockets]) -> None:
+        self._shared = {one.address: one for one in shared}
+
+    async def listen(self, address: str, backlog: int) -> list[SocketListener]:
+        """The listeners of an address that was bound; any other one is bound now. Raises `OSError`, `ValueError`."""
+        one = self._shared.pop(address, None)
+        if one is None:
+            return await super().listen(address, backlog)
+        return [SocketListener(sock) for sock in one.sockets]
