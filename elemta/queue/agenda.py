@@ -16,11 +16,6 @@ from elemta.queue.priority import OrderKey, order_key
 from elemta.queue.throttle import DestinationLoad
 from elemta.storage.records import QueuedMail
 
-#: Mails of each priority that may lie in memory. Each has its own room, so that a full house of ordinary mail never
-#: keeps a critical one out. Ours: about 2 KiB a mail without its content (which has a budget of its own); enough to
-#: take a burst of seconds without reading any of it back from the store.
-MAILS_PER_PRIORITY = 10_000
-
 
 class Room(enum.Enum):
     """What the dispatcher keeps for a mail that will be durable soon."""
@@ -34,32 +29,34 @@ class Room(enum.Enum):
 
 
 class Due:
-    """A mail that may be tried now, with its octets where they were still at hand."""
+    """A mail that may be tried now, with its octets where they were still at hand, and the token it is owned under."""
 
-    __slots__ = ("content", "mail")
+    __slots__ = ("content", "mail", "token")
 
-    def __init__(self, mail: QueuedMail, content: bytes | None = None) -> None:
+    def __init__(self, mail: QueuedMail, content: bytes | None = None, *, token: int) -> None:
         self.mail = mail
         self.content = content
+        self.token = token
 
 
 Entry = tuple[OrderKey, Due]
 
 
 class Agenda:
-    """Bounded: `MAILS_PER_PRIORITY` mails of each priority, those included that `reserve` was asked for; and one for
-    each delivery task by `insist`.
+    """Bounded: `most` mails of each priority, those included that `reserve` was asked for; and one for each delivery
+    task by `insist`. Each priority has its own room, so that a full house of ordinary mail never keeps a critical one
+    out.
 
     `load` counts the deliveries in flight; `pop` takes a place from it.
     """
 
-    def __init__(self, load: DestinationLoad, *, ageing: float | None) -> None:
+    def __init__(self, load: DestinationLoad, *, ageing: float | None, most: int) -> None:
         self._load = load
         self._ageing = ageing
         self._lanes: dict[str, list[Entry]] = {}
         #: The first mail of every destination that can take one; also outdated entries, which `pop` skips.
         self._heads: list[tuple[OrderKey, str]] = []
-        self._room = dict.fromkeys(Priority, MAILS_PER_PRIORITY)
+        self._room = dict.fromkeys(Priority, most)
         self._length = 0
 
     def __len__(self) -> int:
@@ -157,5 +154,15 @@ class Agenda:
                 del self._lanes[destination]
         for due in gone:
             self._length -= 1
+            self._room[due.mail.priority] += 1
+        return gone
+
+    def clear(self) -> list[Due]:
+        """Take everything out; what was reserved stays reserved."""
+        gone = [due for lane in self._lanes.values() for _, due in lane]
+        self._lanes.clear()
+        self._heads.clear()
+        self._length = 0
+        for due in gone:
             self._room[due.mail.priority] += 1
         return gone

@@ -9,7 +9,8 @@ in batches when it is its turn. While mail of a destination waits in the store,
 newer mail for it goes there as well, so that nobody is overtaken for ever. A delivery task that is free takes the first
 mail in line by itself; one that waits is handed its mail over a memory channel.
 
-The wall clock may step: what is due is looked at anew at least once in `LOOK_SECONDS`.
+The wall clock may step: what is due is looked at anew at least once in `QueueOptions.look_seconds`.
+Everything here is held under the token of `take_part`; who holds none (`queue.membership`) tries nothing.
 Failures raised: none; a store that fails makes everybody wait for `AWAY_SECONDS`.
 """
 
@@ -42,8 +43,6 @@ LANE_FULL_MAILS = 200
 LANE_LOW_MAILS = 50
 #: Destinations remembered as having mail in the store; when there are more, all new mail goes there.
 BEHIND_DESTINATIONS = 1000
-#: Longest time between two looks at what is due, for clocks that step.
-LOOK_SECONDS = 60.0
 #: Between two looks while mail is due that has no room here.
 BUSY_LOOK_SECONDS = 1.0
 #: Between two reports of how long mail waits.
@@ -61,7 +60,7 @@ class Dispatcher:
         self._shop = shop
         options = shop.options
         self._load = DestinationLoad(options.max_workers)
-        self._agenda = Agenda(self._load, ageing=options.ageing)
+        self._agenda = Agenda(self._load, ageing=options.ageing, most=options.waiting_mails)
         self._budget = ByteBudget(KEPT_CONTENT_OCTETS)
         self._to_idle, self._when_idle = trio.open_memory_channel[Due](0)
         self._idle = 0
@@ -69,10 +68,13 @@ class Dispatcher:
         self._kept = 0
         self._workers: list[Worker] = []
         self._nursery: trio.Nursery | None = None
-        self._token = 0
+        #: The fencing token of this life of the node (`Joined.token`); 0 while it is no member of its queue.
+        self.token = 0
+        #: True while an operator wants this node to take nothing more.
+        self.resting = False
         self._in_hand: set[str] = set()
         #: Claimed again while in hand (an operator made it due): tried again unless the attempt in hand settles it.
-        self._claimed_again: dict[str, QueuedMail] = {}
+        self._claimed_again: dict[str, Due] = {}
         #: Mails whose gate found the store away: at most one a worker, tried when the pause is over.
         self._put_back: list[Due] = []
         self._away_until = -inf
@@ -113,7 +115,7 @@ class Dispatcher:
         """
         agenda = self._agenda
         behind = self._behind
-        if self._nursery is None or self._draining or len(behind) >= BEHIND_DESTINATIONS or destination in behind:
+        if not self._takes_mail or len(behind) >= BEHIND_DESTINATIONS or destination in behind:
             return Room.NONE
         if self._may_start() and self._load.try_take(destination):
             self._kept += 1
@@ -122,6 +124,10 @@ class Dispatcher:
             return Room.WAITING
         behind.add(destination)
         return Room.NONE
+
+    @property
+    def _takes_mail(self) -> bool:
+        return self._nursery is not None and self.token > 0 and not (self._draining or self.resting)
 
     def cancel(self, mail: QueuedMail) -> None:
         """Give back what `reserve` kept for it."""
@@ -132,14 +138,18 @@ class Dispatcher:
         elif mail.owner:
             self._agenda.cancel(mail.priority)
 
-    def offer(self, mail: QueuedMail, content: bytes | None) -> None:
-        """A mail that is durable now: with the room that was reserved for it, or as one that anybody may claim."""
-        if not mail.owner:
+    def offer(self, mail: QueuedMail, content: bytes | None, *, token: int | None) -> None:
+        """A mail that is durable now: with the room that was reserved for it, or as one that anybody may claim.
+
+        `token` is the one it was inserted under; None when it turned out not to be ours.
+        """
+        if not mail.owner or token != self.token:
+            self.cancel(mail)
             self.note_due(mail.next_attempt_at)
             return
         if content is not None and not self._budget.take(len(content)):
             content = None
-        due = Due(mail, content)
+        due = Due(mail, content, token=token)
         if mail.attempting_since is not None:
             self._kept -= 1
             if self._closed:
@@ -171,11 +181,52 @@ class Dispatcher:
         self._put_back = [due for due in self._put_back if due.mail.id not in ids]
         self.note_due(-inf)
 
+    # ---- membership (see `queue.membership`) -----------------------------------------------------
+
+    def take_part(self, token: int) -> None:
+        """Take mail and try it under a token from now on."""
+        self.token = token
+        self.note_due(-inf)
+
+    def rest(self, resting: bool) -> None:
+        """Finish what is in flight and take nothing more, while an operator wants it so; what waits goes back."""
+        if resting == self.resting:
+            return
+        self.resting = resting
+        self._shop.log.info("queue.resting" if resting else "queue.working", in_flight=self.in_flight)
+        if resting:
+            for due in (*self._agenda.clear(), *self._put_back):
+                self._let_go(due)
+                self._hand_back(due)
+            self._put_back.clear()
+        self.note_due(-inf)
+
+    def lose(self) -> None:
+        """The mails held here are not ours any more."""
+        self.token = 0
+        for due in (*self._agenda.clear(), *self._put_back):
+            self._let_go(due)
+        self._put_back.clear()
+        self._claimed_again.clear()
+        self.cut()
+
+    def cut(self) -> int:
+        """End all attempts in flight now; returns how many."""
+        running = [worker for worker in self._workers if worker.deadline < inf]
+        for worker in running:
+            worker.overran()
+        return len(running)
+
+    def _hand_back(self, due: Due) -> None:
+        """Make a mail anybody's that was not tried."""
+        free = evolve(due.mail, owner="", attempting_since=None)
+        with suppress(StoreUnavailable):  # the queue is closed: the next start finds it
+            self._shop.spool.post(Settle(due.mail.id, self._shop.options.node, due.token, free))
+
     # ---- running ---------------------------------------------------------------------------------
 
-    async def run(self, token: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Deliver until cancelled. `token` fences this life of the node (`Joined.token`)."""
-        self._token = token
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._deadlines.run)
@@ -257,7 +308,7 @@ class Dispatcher:
         self._let_go(due)
         again = self._claimed_again.pop(due.mail.id, None)
         if again is not None:
-            self._agenda.insist(Due(again))
+            self._agenda.insist(again)
 
     def put_back(self, due: Due) -> None:
         """A mail was not tried because the store is away; nor is any other for a while."""
@@ -274,7 +325,7 @@ class Dispatcher:
     # ---- feeding ---------------------------------------------------------------------------------
 
     def _is_paused(self) -> bool:
-        return self._draining or (self._away_until > -inf and trio.current_time() < self._away_until)
+        return self._draining or self.resting or (self._away_until > -inf and trio.current_time() < self._away_until)
 
     def _may_start(self) -> bool:
         if self._nursery is None or self._is_paused():
@@ -293,7 +344,7 @@ class Dispatcher:
         self._in_hand.add(due.mail.id)
         if not self._idle:
             assert self._nursery is not None
-            worker = Worker(self._shop, self, self._token)
+            worker = Worker(self._shop, self)
             self._workers.append(worker)
             self._nursery.start_soon(worker.run, due)
             return
@@ -307,13 +358,10 @@ class Dispatcher:
 
     def _free(self, due: Due) -> None:
         """Take a mail back that no delivery task can have any more; where its attempt was said to begin, it did not."""
-        mail = due.mail
-        self._in_hand.discard(mail.id)
-        self._load.give_back(mail.destination)
-        if mail.attempting_since is not None:
-            free = evolve(mail, owner="", attempting_since=None)
-            with suppress(StoreUnavailable):  # the queue is closed: the next start finds it, and says that it began
-                self._shop.spool.post(Settle(mail.id, self._shop.options.node, self._token, free))
+        self._in_hand.discard(due.mail.id)
+        self._load.give_back(due.mail.destination)
+        if due.mail.attempting_since is not None:
+            self._hand_back(due)
 
     def _end_overrun(self, now: float) -> float:
         """End attempts that overrun; see `DeadlineWatch`."""
@@ -347,7 +395,7 @@ class Dispatcher:
             if pause > 0:
                 return pause
             self._return()
-        if self._draining or self._shop.spool.in_doubt:
+        if not self._takes_mail or self._shop.spool.in_doubt:
             return BUSY_LOOK_SECONDS
         try:
             pause = await self._claim_due()
@@ -371,7 +419,7 @@ class Dispatcher:
         if due is None or due > now + DUE_SLACK_SECONDS:
             self._behind.clear()
             self._next_due = min(self._next_due, inf if due is None else due)
-            return min(LOOK_SECONDS, max(0.0, self._next_due - now))
+            return min(self._shop.options.look_seconds, max(0.0, self._next_due - now))
         async with self._claiming:
             claimed = await self._claim(now + DUE_SLACK_SECONDS)
         if claimed:
@@ -393,20 +441,25 @@ class Dispatcher:
         for priority, limit in wanted:
             if limit <= 0:
                 continue
-            claim = Claim(self._shop.options.node, self._token, now, limit, self._excluded, priority)
+            token = self.token
+            claim = Claim(self._shop.options.node, token, now, limit, self._excluded, priority)
             mails = await self._shop.store.claim(claim)
             for mail in mails:
-                self._take_claimed(mail)
+                self._take_claimed(Due(mail, token=token))
             claimed += len(mails)
             if priority is None and len(mails) < limit:
                 self._behind &= self._excluded
         return claimed
 
-    def _take_claimed(self, mail: QueuedMail) -> None:
-        if mail.id in self._in_hand:
-            self._claimed_again[mail.id] = mail
+    def _take_claimed(self, due: Due) -> None:
+        if due.token != self.token:
+            return  # lost meanwhile, and somebody else's by now
+        if self.resting:
+            self._hand_back(due)
+        elif due.mail.id in self._in_hand:
+            self._claimed_again[due.mail.id] = due
         else:
-            self._agenda.insist(Due(mail))
+            self._agenda.insist(due)
 
     def _report_waiting(self, due: float | None, now: float) -> None:
         """Say how long the longest waiting mail waits; and complain once in a while when that is too long."""

@@ -3,9 +3,9 @@
 Mail goes in, operators look and give orders, the server drains. What is not here: receiving (`inbound`), or how an
 order reached us (`web`, `supervisor`).
 
-Life: `run` joins the store (what was accepted and not finished is picked up again), then delivers until it is
-cancelled. `drain` ends the deliveries before that, while mail is still taken. However `run` ends, its spool ends last:
-what workers and sessions handed over is committed first.
+Life: `run` opens the store, joins it (what was accepted and not finished is picked up again), delivers until it is
+cancelled, then leaves. `drain` ends the deliveries before that, while mail is still taken. However `run` ends, its
+spool ends last: what workers and sessions handed over is committed first.
 Failures raised: `StoreUnavailable`, `StoreFull`, `SubmissionTimeout`.
 """
 
@@ -22,6 +22,7 @@ from elemta.mail.outcome import Attempt
 from elemta.observe.metrics import Metrics
 from elemta.queue.agenda import Room
 from elemta.queue.dispatcher import Dispatcher
+from elemta.queue.membership import Membership
 from elemta.queue.options import QueueOptions
 from elemta.queue.priority import first_spoken
 from elemta.queue.spool import Spool
@@ -29,7 +30,7 @@ from elemta.queue.submission import Submission
 from elemta.queue.upkeep import keep_house, measure
 from elemta.queue.workshop import Workshop
 from elemta.runtime.world import Runtime
-from elemta.storage.base import ContentWriter, Filter, Insert, Joined, Order, Ordered, QueueStore
+from elemta.storage.base import ContentWriter, Filter, Insert, Order, Ordered, QueueStore, Result, SharedStore
 from elemta.storage.records import UNTRIED, ContentRef, QueuedMail, QueueState
 
 #: Ids written to the log in one event.
@@ -37,7 +38,7 @@ LOGGED_IDS = 100
 
 
 class QueueService:
-    """One node's queue on an open store."""
+    """One node's queue. `shared` is the store once more where several nodes use it."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class QueueService:
         options: QueueOptions,
         log: FilteringBoundLogger,
         metrics: Metrics,
+        shared: SharedStore | None = None,
     ) -> None:
         self._store = store
         self._delivery = delivery
@@ -57,25 +59,21 @@ class QueueService:
         self._spool = Spool(store, log=log, metrics=metrics)
         self._shop = Workshop(store, self._spool, delivery, runtime, options, log, metrics)
         self._dispatcher = Dispatcher(self._shop)
+        self._membership = Membership(self._shop, self._dispatcher, shared)
 
     # ---- life ------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[Joined] = trio.TASK_STATUS_IGNORED) -> None:
-        """Join, then deliver until cancelled; `started` gets what was found. Raises `StoreUnavailable` when the store
-        cannot be joined."""
-        joined = await self._store.join(self._options.node, self._runtime.clock.wall())
-        self._log.info(
-            "queue.joined",
-            node=self._options.node,
-            recovered=joined.recovered,
-            uncertain=len(joined.uncertain),
-            uncertain_ids=list(joined.uncertain[:LOGGED_IDS]),
-        )
-        self._shop.metrics.uncertain.inc(len(joined.uncertain))
-        async with self._spooling(), trio.open_nursery() as nursery:
-            await nursery.start(self._dispatcher.run, joined.token)
-            nursery.start_soon(keep_house, self._shop)
-            task_status.started(joined)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Join, then deliver until cancelled. Raises `StoreUnavailable` when the store cannot be opened or joined, but
+        not for a shared one that is only away."""
+        try:
+            async with self._spooling(), trio.open_nursery() as nursery:
+                await nursery.start(self._dispatcher.run)
+                await nursery.start(self._membership.run)
+                nursery.start_soon(keep_house, self._shop)
+                task_status.started()
+        finally:
+            await self._membership.leave()
 
     @asynccontextmanager
     async def _spooling(self) -> AsyncIterator[None]:
@@ -103,9 +101,16 @@ class QueueService:
         return finished
 
     @property
-    def failing(self) -> bool:
-        """True while the store fails: not ready for traffic."""
-        return self._spool.failing
+    def trouble(self) -> str:
+        """Why new mail is not taken just now, as a sentence; empty when it is."""
+        if self._membership.absence:
+            return f"this node is not in the queue: {self._membership.absence}"
+        return "the store fails; new mail is answered 451" if self._spool.failing else ""
+
+    @property
+    def resting(self) -> bool:
+        """True while an operator wants this node to take no part in deliveries."""
+        return self._dispatcher.resting
 
     # ---- mail in ---------------------------------------------------------------------------------
 
@@ -121,15 +126,19 @@ class QueueService:
         """
         dispatcher = self._dispatcher
         mails = self._mails(submission)
-        inserts = [Insert(mail, submission.content if first else None) for first, mail in _first_marked(mails)]
+        token = dispatcher.token
+        inserts = [
+            Insert(mail, None if at else submission.content, token if mail.owner else None)
+            for at, mail in enumerate(mails)
+        ]
         try:
-            await self._spool.insert(inserts, deadline=trio.current_time() + timeout)
+            results = await self._spool.insert(inserts, deadline=trio.current_time() + timeout)
         except BaseException:
             for mail in mails:
                 dispatcher.cancel(mail)
             raise
-        for mail in mails:
-            dispatcher.offer(mail, submission.content)
+        for mail, result in zip(mails, results, strict=True):
+            dispatcher.offer(mail, submission.content, token=None if result is Result.FENCED else token)
 
     def _mails(self, submission: Submission) -> list[QueuedMail]:
         """A mail for each destination; the first has the id that the client is told."""
@@ -211,7 +220,3 @@ class QueueService:
             ids=list(ordered.changed[:LOGGED_IDS]),
         )
         return ordered
-
-
-def _first_marked(mails: Sequence[QueuedMail]) -> "list[tuple[bool, QueuedMail]]":
-    return [(index == 0, mail) for index, mail in enumerate(mails)]

@@ -123,8 +123,8 @@ class Spool:
         self._put(ticket)
         return (await ticket.wait())[0]
 
-    async def insert(self, inserts: Sequence[Insert], *, deadline: float) -> None:
-        """Make new mails durable, all or none; `deadline` is on Trio's clock.
+    async def insert(self, inserts: Sequence[Insert], *, deadline: float) -> Sequence[Result]:
+        """Make new mails durable, all or none; `deadline` is on Trio's clock. Each is APPLIED, or FENCED: not ours.
 
         Raises `StoreUnavailable`, `StoreFull`, and `SubmissionTimeout` past the deadline; then, or when it is cancelled
         after the batch was taken, what still lands is withdrawn. Cancelled before, nothing happens.
@@ -142,6 +142,7 @@ class Spool:
             raise StoreFull("the store has no room for new mail")
         if Result.REFUSED in results:
             raise StoreUnavailable("the store refused this mail; its log says why")
+        return results
 
     def _put(self, ticket: Ticket) -> None:
         if self._closed:
@@ -265,7 +266,8 @@ class Spool:
             return
         if ticket.is_insert and (ticket.left or Result.REFUSED in results or Result.FULL in results):
             ticket.refusal = Result.FULL if Result.FULL in results else Result.REFUSED
-            landed = [c for c, r in zip(ticket.changes, results, strict=True) if r is Result.APPLIED]
+            pairs = zip(ticket.changes, results, strict=True)
+            landed = [change for change, result in pairs if result in {Result.APPLIED, Result.FENCED}]
             if landed:
                 self._put(Ticket([_withdrawal(change) for change in landed], then=ticket))
                 return

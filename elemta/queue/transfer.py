@@ -253,7 +253,7 @@ class Transfer:
 
     async def _passage(self, mail: QueuedMail, present: QueuedMail | None) -> _Passage | None:
         """What to write for a mail; None when there is nothing to write, which is counted."""
-        if present is not None and not _is_half(present):
+        if present is not None and not is_half(present):
             await self._meet(mail, present)
             return None
         if present is not None:
@@ -356,7 +356,7 @@ class Transfer:
         if result is Result.REFUSED:
             self._tally.fail(mail.id, "the target does not take it: it holds something that the target cannot keep")
             return
-        if written is not None and _is_half(written):
+        if written is not None and is_half(written):
             await self._target.commit([Withdraw(mail.id)])
             self._tally.fail(mail.id, "it came in half, and was taken back; run this again")
             return
@@ -416,7 +416,7 @@ class Transfer:
             await shared.leave(owner, joined.token)
 
 
-def _is_half(mail: QueuedMail) -> bool:
+def is_half(mail: QueuedMail) -> bool:
     """True for a mail that a copy began to write."""
     return mail.next_attempt_at == HALF_DUE
 

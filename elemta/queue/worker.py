@@ -45,6 +45,11 @@ _INTERRUPTED = Reply(451, "4.4.2", "the server stopped while the last reply was 
 class Supply(Protocol):
     """What a worker asks of the dispatcher."""
 
+    @property
+    def token(self) -> int:
+        """The node's present token; mails that are held under another one are not ours any more."""
+        ...
+
     async def next(self) -> Due:
         """The next mail to try; it holds a place in its destination's share until `reached`."""
         ...
@@ -73,10 +78,9 @@ class Supply(Protocol):
 class Worker:
     """Tries mails until it is cancelled. `deadline` is on Trio's clock, infinite while no delivery runs."""
 
-    def __init__(self, shop: Workshop, supply: Supply, token: int) -> None:
+    def __init__(self, shop: Workshop, supply: Supply) -> None:
         self._shop = shop
         self._supply = supply
-        self._token = token
         self._settler = Settler(shop.delivery, shop.runtime, shop.options)
         self._recorder = Recorder(shop.log, shop.metrics)
         self._scope = trio.CancelScope()
@@ -143,7 +147,7 @@ class Worker:
             if not job.envelope.recipients:
                 return ()
             if mail.attempting_since is None:
-                self._begin = shop.spool.post(Begin(mail.id, shop.options.node, self._token, self._started_at))
+                self._begin = shop.spool.post(Begin(mail.id, shop.options.node, due.token, self._started_at))
             self.deadline = self._started + shop.options.attempt_seconds
             self._supply.watch(self.deadline)
             outcomes = await shop.delivery.deliver(job)
@@ -170,8 +174,9 @@ class Worker:
     async def _gate(self) -> bool:
         """True once the attempt is marked durably, and the mail is still ours."""
         if self._begin is None:
-            self._opened = True
-            return True
+            self._opened = self._due is not None and self._due.token == self._supply.token
+            self._not_ours = not self._opened
+            return self._opened
         try:
             (result,) = await self._begin.wait()
         except StoreUnavailable:
@@ -217,7 +222,7 @@ class Worker:
         mail, shop = due.mail, self._shop
         assert self._content is not None
         duration = trio.current_time() - self._started
-        tried = Tried(mail, shop.options.node, self._token, self._started_at, duration, self._content)
+        tried = Tried(mail, shop.options.node, due.token, self._started_at, duration, self._content)
         try:
             settlement = await self._settler.settle(tried, outcomes)
         except Exception as error:
@@ -246,7 +251,7 @@ class Worker:
             if isinstance(outcome, Delivered):
                 progress[index] = evolve(progress[index], status=RecipientStatus.DELIVERED)
         held = evolve(mail, state=QueueState.HELD, reason=reason, progress=tuple(progress), owner="")
-        result = await self._shop.spool.commit(Settle(mail.id, options.node, self._token, held))
+        result = await self._shop.spool.commit(Settle(mail.id, options.node, due.token, held))
         self._shop.log.error("queue.held", queue_id=mail.id, reason=reason, result=result.value)
         self._forget_attempt()
         self._supply.dropped(due)
@@ -262,7 +267,7 @@ class Worker:
             await self._settle(due, self._deferred(due.mail, _INTERRUPTED))
         else:
             free = evolve(due.mail, owner="", attempting_since=None)
-            self._shop.spool.post(Settle(due.mail.id, self._shop.options.node, self._token, free))
+            self._shop.spool.post(Settle(due.mail.id, self._shop.options.node, due.token, free))
 
 
 def still_pending(mail: QueuedMail) -> Envelope:

@@ -25,19 +25,25 @@ from elemta.inbound.service import Bound, InboundService
 from elemta.inbound.transaction import Services
 from elemta.net.base import Network
 from elemta.observe.metrics import Metrics
-from elemta.queue.options import QueueOptions
+from elemta.queue.options import LOOK_SECONDS, WAITING_MAILS, QueueOptions
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.service import QueueService
 from elemta.resolver.base import Resolver
 from elemta.runtime.budget import ByteBudget
 from elemta.runtime.world import Runtime
-from elemta.storage.base import QueueStore
+from elemta.storage.base import QueueStore, SharedStore
 from elemta.supervisor.memory import memory_keeper
 from elemta.supervisor.server import Parts, Server
 from elemta.supervisor.transports import Workbench, make_transport
 
 #: Connections that may wait in the kernel for their accept; more than the burst of a thousand clients.
 LISTEN_BACKLOG = 1024
+
+#: What other nodes of a shared queue leave to everybody is seen within this time.
+SHARED_LOOK_SECONDS = 2.0
+#: Mails of each priority that wait in a node of a shared queue: some seconds of its work, so that no node sits on what
+#: others could deliver.
+SHARED_WAITING_MAILS = 1000
 
 
 @frozen
@@ -51,10 +57,13 @@ class World:
 
 @frozen
 class Stores:
-    """Where mail is kept."""
+    """Where mail is kept. `shared` is the queue's store once more where other nodes use it too, each under a name of its
+    own: `node`, the hostname when empty."""
 
     queue: QueueStore
     inbox: InboxStore
+    shared: SharedStore | None = None
+    node: str = ""
 
 
 @frozen
@@ -115,9 +124,10 @@ def build_server(config: Config, world: World, stores: Stores, *, bound: Sequenc
         stores.queue,
         router,
         runtime=world.runtime,
-        options=_queue_options(config),
+        options=_queue_options(config, stores),
         log=watch.log,
         metrics=watch.metrics,
+        shared=stores.shared,
     )
     services = Services(
         queue=queue,
@@ -142,9 +152,10 @@ def _ourselves(config: Config, bound: Sequence[Bound]) -> Ourselves:
     return Ourselves(names=frozenset({config.hostname.lower()}), addresses=frozenset(hosts))
 
 
-def _queue_options(config: Config) -> QueueOptions:
+def _queue_options(config: Config, stores: Stores) -> QueueOptions:
+    alone = stores.shared is None
     return QueueOptions(
-        node=config.hostname,
+        node=stores.node or config.hostname,
         hostname=config.hostname,
         retry=RetryPolicy(config.retry_schedule, config.max_retries),
         max_queue_time=config.max_queue_time,
@@ -153,6 +164,9 @@ def _queue_options(config: Config) -> QueueOptions:
         message_retention_hours=config.message_retention_hours,
         failed_retention_hours=config.failed_queue_retention_hours,
         ageing=config.priority_ageing,
+        lease=config.storage.lease,
+        look_seconds=LOOK_SECONDS if alone else SHARED_LOOK_SECONDS,
+        waiting_mails=WAITING_MAILS if alone else SHARED_WAITING_MAILS,
     )
 
 

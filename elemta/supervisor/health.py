@@ -22,14 +22,17 @@ class ServerHealth:
         self._queue_dir = queue_dir
 
     def checks(self) -> Mapping[str, str]:
-        """What is wrong by the name of the check: `listeners`, `store`, `disk`; the text is empty where all is well."""
-        return {"listeners": self._listeners(), "store": self._store(), "disk": self._disk()}
+        """What is wrong by the name of the check: `listeners`, `store`, `node`, `disk`; empty where all is well."""
+        return {"listeners": self._listeners(), "store": self._store(), "node": self._node(), "disk": self._disk()}
 
     def _listeners(self) -> str:
         return "" if self._server.parts.inbound.accepting else "no new connections are served: starting or draining"
 
     def _store(self) -> str:
-        return "the store fails; new mail is answered 451" if self._server.parts.queue.failing else ""
+        return self._server.parts.queue.trouble
+
+    def _node(self) -> str:
+        return "an operator drains this node; others deliver what it takes" if self._server.parts.queue.resting else ""
 
     def _disk(self) -> str:
         try:

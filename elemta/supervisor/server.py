@@ -48,7 +48,6 @@ class Server:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `drain` has ended. Ready once every listener accepts. Raises `StoreUnavailable` at the start."""
         parts = self.parts
-        await parts.store.open()
         try:
             await parts.inbox.open()
             with self._stop:

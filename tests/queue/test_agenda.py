@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from elemta.mail.envelope import Priority
-from elemta.queue import agenda as agenda_module
-from elemta.queue.agenda import MAILS_PER_PRIORITY, Agenda, Due
+from elemta.queue.agenda import Agenda, Due
 from elemta.queue.priority import order_key
 from elemta.queue.throttle import DestinationLoad
 from elemta.storage.records import QueuedMail
@@ -17,14 +15,16 @@ from tests.queue.world import EPOCH, mail
 DESTINATIONS = ("a.example", "b.example", "c.example")
 
 
-def agenda_for(max_workers: int = 100, ageing: float | None = None) -> tuple[Agenda, DestinationLoad]:
+def agenda_for(
+    max_workers: int = 100, ageing: float | None = None, most: int = 10_000
+) -> tuple[Agenda, DestinationLoad]:
     load = DestinationLoad(max_workers)
-    return Agenda(load, ageing=ageing), load
+    return Agenda(load, ageing=ageing, most=most), load
 
 
 def add(agenda: Agenda, queued: QueuedMail) -> None:
     assert agenda.reserve(queued.priority)
-    agenda.push(Due(queued))
+    agenda.push(Due(queued, token=1))
 
 
 def order(agenda: Agenda) -> list[str]:
@@ -73,10 +73,8 @@ def test_a_full_load_loses_nobody_s_turn() -> None:
     assert order(agenda) == [mail(3).id]
 
 
-def test_each_priority_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MAILS_PER_PRIORITY == 10_000
-    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 2)
-    agenda, _ = agenda_for()
+def test_each_priority_has_room_of_its_own() -> None:
+    agenda, _ = agenda_for(most=2)
     add(agenda, mail(1))
     add(agenda, mail(2))
     assert not agenda.reserve(Priority.NORMAL)
@@ -87,11 +85,10 @@ def test_each_priority_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert agenda.room(Priority.NORMAL) == 1
 
 
-def test_insisting_takes_room_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 1)
-    agenda, _ = agenda_for()
-    agenda.insist(Due(mail(1)))
-    agenda.insist(Due(mail(2)))
+def test_insisting_takes_room_from_others() -> None:
+    agenda, _ = agenda_for(most=1)
+    agenda.insist(Due(mail(1), token=1))
+    agenda.insist(Due(mail(2), token=1))
     assert (len(agenda), agenda.room(Priority.NORMAL)) == (2, -1)
     agenda.pop()
     assert not agenda.reserve(Priority.NORMAL)
@@ -151,7 +148,7 @@ def test_every_history_is_as_with_a_plain_list(steps: Sequence[Step], max_worker
                 waiting.remove(first)
                 running.append(first.destination)
         assert len(agenda) == len(waiting)
-        used = sum(MAILS_PER_PRIORITY - agenda.room(each) for each in Priority)
+        used = sum(10_000 - agenda.room(each) for each in Priority)
         assert used == len(waiting)
 
 
@@ -161,3 +158,14 @@ def expected(waiting: Sequence[QueuedMail], running: Sequence[str], max_workers:
         return None
     free = [queued for queued in waiting if running.count(queued.destination) < share]
     return min(free, key=lambda each: order_key(each.priority, each.next_attempt_at, id=each.id), default=None)
+
+
+def test_a_cleared_agenda_has_all_its_room_again() -> None:
+    agenda, load = agenda_for(most=3)
+    for number in range(3):
+        add(agenda, mail(number, f"{number % 2}.example"))
+    assert sorted(due.mail.id for due in agenda.clear()) == [mail(number).id for number in range(3)]
+    assert (len(agenda), agenda.room(Priority.NORMAL), load.free) == (0, 3, 100)
+    assert agenda.pop() is None
+    add(agenda, mail(7))
+    assert order(agenda) == [mail(7).id]

@@ -9,13 +9,14 @@ import trio.testing
 from elemta.delivery.base import Job
 from elemta.mail.envelope import Priority
 from elemta.mail.outcome import Outcome
-from elemta.queue import agenda as agenda_module
 from elemta.queue import dispatcher as dispatcher_module
-from elemta.queue.dispatcher import AWAY_SECONDS, CLAIM_MAILS, LANE_FULL_MAILS, LOOK_SECONDS
+from elemta.queue.dispatcher import AWAY_SECONDS, CLAIM_MAILS, LANE_FULL_MAILS
+from elemta.queue.options import LOOK_SECONDS
 from elemta.queue.priority import STARVING_AFTER_SECONDS
 from elemta.queue.schedule import RetryPolicy
 from elemta.storage.base import CommitUnknown, Filter, Insert, Order, StoreUnavailable, Verb
 from elemta.storage.records import QueueState
+from tests.queue import world as world_module
 from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, World, insert, mail
 
 Clock = trio.testing.MockClock
@@ -109,7 +110,7 @@ async def test_starving_mail_is_reported(autojump_clock: Clock) -> None:
 
 
 def keep_small(monkeypatch: pytest.MonkeyPatch, mails: int) -> None:
-    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", mails)
+    monkeypatch.setattr(world_module, "waiting_mails", mails)
     monkeypatch.setattr(dispatcher_module, "CLAIM_MAILS", max(1, mails // 4))
     monkeypatch.setattr(dispatcher_module, "LANE_FULL_MAILS", max(1, mails // 2))
     monkeypatch.setattr(dispatcher_module, "LANE_LOW_MAILS", max(1, mails // 4))
@@ -167,7 +168,7 @@ async def test_newer_mail_never_overtakes_what_waits_in_the_store(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
 ) -> None:
     keep_small(monkeypatch, 8)
-    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 40)
+    monkeypatch.setattr(world_module, "waiting_mails", 40)
     world = World(max_workers=2)
     world.delivery.seconds = 1
     async with world.running():
@@ -477,7 +478,7 @@ async def test_workers_are_as_many_as_needed_and_no_more(autojump_clock: Clock) 
 
 async def test_two_nodes_on_one_store_deliver_each_mail_once(autojump_clock: Clock) -> None:
     store = FaultyStore()
-    one, two = World(store, node="one"), World(store, node="two")
+    one, two = (World(store, node=name, waiting_mails=100) for name in ("one", "two"))
     one.delivery.seconds = two.delivery.seconds = 1
     await store.commit([insert(number, f"{number % 7}.example") for number in range(600)])
     async with one.running(), two.running():

@@ -14,11 +14,11 @@ import trio.testing
 
 from elemta.delivery.base import AttemptStopped, Job
 from elemta.mail.outcome import AttemptResult, Delivered, Outcome
-from elemta.queue import agenda as agenda_module
 from elemta.queue import dispatcher as dispatcher_module
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.submission import SubmissionTimeout
 from elemta.storage.base import CommitUnknown, Insert, StoreUnavailable
+from tests.queue import world as world_module
 from tests.queue.world import BUSY, LOST, REFUSED, TAKEN, FaultyStore, World, submission
 
 MAILS = 60
@@ -129,7 +129,7 @@ class History:
 @pytest.mark.parametrize("seed", range(40))
 async def test_history(seed: int, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     # Little room, so that every road is taken: directly, through the store, left out of a claim.
-    monkeypatch.setattr(agenda_module, "MAILS_PER_PRIORITY", 6)
+    monkeypatch.setattr(world_module, "waiting_mails", 6)
     monkeypatch.setattr(dispatcher_module, "CLAIM_MAILS", 2)
     monkeypatch.setattr(dispatcher_module, "LANE_FULL_MAILS", 3)
     monkeypatch.setattr(dispatcher_module, "LANE_LOW_MAILS", 2)

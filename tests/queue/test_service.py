@@ -27,6 +27,7 @@ from elemta.storage.base import (
     Withdraw,
 )
 from elemta.storage.records import ContentRef, QueueState
+from tests.queue import world as world_module
 from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, World, insert, mail, submission
 
 Clock = trio.testing.MockClock
@@ -161,7 +162,7 @@ async def test_too_late_without_room_is_never_tried_either(
     world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
 ) -> None:
     """Anybody may claim such a mail: its withdrawal stands in the line before any `Begin`."""
-    monkeypatch.setattr("elemta.queue.agenda.MAILS_PER_PRIORITY", 0)
+    monkeypatch.setattr(world_module, "waiting_mails", 0)
     world = World()
     world.store.faults = [world.store.takes(100)]
     async with world.running():
@@ -195,12 +196,8 @@ async def test_what_was_accepted_and_not_finished_is_picked_up_again(autojump_cl
     await store.commit([insert(number, owner="one") for number in range(5)])
     await store.commit([Begin(mail(3).id, "one", 1, EPOCH - 9)])
     world = World(store)
-    joined: list[Joined] = []
-    async with trio.open_nursery() as nursery:
-        joined.append(await nursery.start(world.service.run))
+    async with world.running():
         await trio.sleep(10)
-        nursery.cancel_scope.cancel()
-    assert joined == [Joined(token=2, recovered=5, uncertain=(mail(3).id,))]
     (event,) = world.events("queue.joined")
     assert (event["recovered"], event["uncertain"], event["uncertain_ids"]) == (5, 1, [mail(3).id])
     assert world.figure("elemta_delivery_uncertain_total") == 1
@@ -214,7 +211,8 @@ async def test_without_a_store_there_is_no_start(world: World) -> None:
         async def join(self, owner: str, now: float) -> Joined:
             raise StoreUnavailable("locked by another server")
 
-    with pytest.raises(StoreUnavailable, match="locked"):
+    joining = pytest.RaisesExc(StoreUnavailable, match="locked")
+    with pytest.RaisesGroup(joining, flatten_subgroups=True):
         await World(Unjoinable()).service.run()
 
 

@@ -510,10 +510,10 @@ async def test_what_was_delivered_while_the_store_went_away_is_remembered(world:
     async with world.running():
         queue_id = await world.submit("b@dest.example")
         await trio.sleep(3600)
-        assert world.service.failing
+        assert world.service.trouble
         world.store.away = None
         await trio.sleep(10)
-        assert not world.service.failing
+        assert not world.service.trouble
         assert await world.store.get(queue_id) is None
         assert len(await world.store.attempts(queue_id)) == 1
     assert world.delivery.times() == [0]

@@ -38,6 +38,8 @@ TAKEN = Delivered(Reply(250, "2.0.0", "taken"), PEER)
 BUSY = Deferred(Reply(451, "4.2.1", "mailbox busy"), PEER)
 LOST = Deferred(Reply(451, "4.4.2", "connection lost after the final dot"), PEER, uncertain=True)
 REFUSED = Failed(Reply(550, "5.1.1", "no such user"), PEER)
+#: Room of each node; tests make it small to see what happens without room.
+waiting_mails = 10_000
 CONTENT = b"Subject: greetings\r\n\r\nhello\r\n"
 
 #: What a scripted delivery does with a job: outcomes, or something that makes them.
@@ -236,6 +238,7 @@ class World:
             "node": "one",
             "hostname": "mail.example.com",
             "retry": RetryPolicy((60.0, 300.0), 3),
+            "waiting_mails": waiting_mails,
         } | options
         self.options = QueueOptions(**given)
         self.service = QueueService(

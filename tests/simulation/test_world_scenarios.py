@@ -4,7 +4,6 @@ import pytest
 
 from elemta.config.sections import RouteSection, TransportName
 from elemta.mail.outcome import AttemptResult
-from elemta.queue import dispatcher
 from elemta.simulation.clock import EPOCH_SECONDS
 from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import LMTP_PORT, STALL_SECONDS, Personality
@@ -13,6 +12,7 @@ from elemta.simulation.record import Answer, Passage, Record
 from elemta.simulation.scenario import SENDER_ADDRESS, Drain
 from elemta.simulation.store import Fault, StorePlan
 from elemta.storage.base import Filter, Verb
+from elemta.supervisor import build
 from elemta.testing.plugin import SimulatedWorld
 from tests.simulation.scenes import HOST, config, mail, scene
 
@@ -55,7 +55,7 @@ def test_a_year_of_a_dead_domain_ends_in_one_report(
     simulated_world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Looking at the clock each minute, in case it was set, would be half a million looks that see nothing.
-    monkeypatch.setattr(dispatcher, "LOOK_SECONDS", _DAY)
+    monkeypatch.setattr(build, "LOOK_SECONDS", _DAY)
     year = 365 * _DAY
     settings = config(retry_schedule=(_DAY,), max_retries=1000, max_queue_time=year)
     record = simulated_world(scene(mail("a"), config=settings, deadline=year + _DAY))
