@@ -32,6 +32,7 @@ SUITE_OF_FOLDER = {
     "bench": "bench",
     "campaign": "campaign",
     "checks": "checks",
+    "datasource": "stores",
     "peers": "peers",
     "simulation": "simulation",
     "storage": "stores",

@@ -1,0 +1,1 @@
+"""Databases on a server of their own, whatever is kept in them."""
