@@ -39,7 +39,8 @@ def run(
     for warning in loaded.warnings:
         click.echo(f"elemta: warning: {warning}", err=True)
     # Late: the server takes longer to import than every other command takes to run.
-    from elemta.supervisor.process import CannotStart, ProcessOptions, run_process
+    from elemta.supervisor.failures import CannotStart
+    from elemta.supervisor.process import ProcessOptions, run_process
 
     try:
         run_process(loaded.config, ProcessOptions(ready_fd=ready_fd))

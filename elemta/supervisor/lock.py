@@ -52,6 +52,10 @@ class QueueLock:
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
+    def disown(self) -> None:
+        """In a forked process: leave the lock to the one that took it, so that it ends with that one."""
+        os.close(self._descriptor)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -91,9 +91,22 @@ class Health(Protocol):
         ...
 
 
+class Siblings(Protocol):
+    """The other worker processes of this server."""
+
+    @property
+    def number(self) -> int:
+        """This worker's own number, from 1."""
+        ...
+
+    async def ask(self, page: str) -> Mapping[int, bytes | None]:
+        """What each of them answers on `/readyz` or `/metrics`, by its number; None for one that does not."""
+        ...
+
+
 @frozen
 class Identity:
-    """Which server answers. `started_at` is UTC in seconds since 1970.
+    """Which server answers, with how many worker processes. `started_at` is UTC in seconds since 1970.
 
     `running` is False where a command looks at a stopped server's queue: nothing is delivered meanwhile.
     """
@@ -102,3 +115,4 @@ class Identity:
     started_at: float
     running: bool = True
     dev_mode: bool = False
+    processes: int = 1

@@ -8,12 +8,12 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
 from elemta.runtime.clock import Clock
-from elemta.web.base import Health, Identity, Inbox, QueueAdmin
+from elemta.web.base import Health, Identity, Inbox, QueueAdmin, Siblings
 
 
 @frozen
 class Control:
-    """The services of one server. `inbox` is None where none is kept."""
+    """The services of one server. `inbox` is None where none is kept, `siblings` where one process does all."""
 
     queue: QueueAdmin
     inbox: Inbox | None
@@ -22,3 +22,4 @@ class Control:
     clock: Clock
     identity: Identity
     log: FilteringBoundLogger
+    siblings: Siblings | None = None

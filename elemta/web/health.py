@@ -1,10 +1,10 @@
 """Pages that say whether the server lives, is ready, how much it does.
 
-What is not here: the checks (`supervisor.health`) or the metrics (`observe.metrics`).
+What is not here: the checks (`supervisor.health`), the metrics (`observe.metrics`), or how those of several worker
+processes become one (`web.workers`).
 """
 
 import math
-from collections.abc import Mapping
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,20 +16,13 @@ from elemta.observe.metrics import Metrics
 from elemta.storage.base import StoreUnavailable
 from elemta.storage.records import QueueState
 from elemta.web.answers import JsonAnswer
-from elemta.web.base import Health, QueueAdmin
+from elemta.web.base import QueueAdmin
+from elemta.web.workers import Figures
 
 #: Seconds for which the counts of the queue are good: to count a million mails costs the store something.
 COUNTS_SECONDS = 5.0
 #: Seconds that a scrape waits for the store; Prometheus itself waits 10.
 COUNTING_SECONDS = 3.0
-
-
-def readiness(checks: Mapping[str, str]) -> dict[str, object]:
-    """What `/readyz` and the status page say of the checks."""
-    return {
-        "ready": not any(checks.values()),
-        "checks": {name: {"ok": not reason, "reason": reason} for name, reason in checks.items()},
-    }
 
 
 class QueueSizes:
@@ -59,10 +52,9 @@ class QueueSizes:
 class HealthPages:
     """`/livez`, `/readyz`, `/metrics`."""
 
-    def __init__(self, health: Health, queue: QueueAdmin, metrics: Metrics) -> None:
-        self._health = health
-        self._metrics = metrics
-        self._sizes = QueueSizes(queue, metrics)
+    def __init__(self, figures: Figures, sizes: QueueSizes | None) -> None:
+        self._figures = figures
+        self._sizes = sizes
 
     def routes(self) -> list[Route]:
         """Where they are. `GET` answers `HEAD` as well."""
@@ -78,10 +70,11 @@ class HealthPages:
 
     async def readyz(self, _request: Request) -> Response:
         """200 when mail can be taken and delivered, else 503; each check with its reason."""
-        says = readiness(self._health.checks())
+        says = await self._figures.readiness()
         return JsonAnswer(says, 200 if says["ready"] else 503)
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text format."""
-        await self._sizes.refresh()
-        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+        if self._sizes is not None:
+            await self._sizes.refresh()
+        return Response(await self._figures.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -18,9 +18,9 @@ from elemta.web.answers import ContentAnswer, JsonAnswer, encode
 from elemta.web.asked import FILTER_NAMES, bad_id, filter_of, query, queue_id, whole
 from elemta.web.base import QueueAdmin
 from elemta.web.control import Control
-from elemta.web.health import readiness
 from elemta.web.problems import Problem
 from elemta.web.records import gone_details, mail_details, mail_members, moment
+from elemta.web.workers import Figures
 
 #: Mails on one page, and how many it has when nobody says.
 PAGE_MAILS = 1000
@@ -38,8 +38,9 @@ _PART_OF_ID = re.compile(rf"[0-9A-Za-z]{{{_GUESS_CHARACTERS},{ID_CHARACTERS + 2}
 class QueuePages:
     """`status`, `queue`, `queue/stats`, `queue/{id}`, `queue/{id}/raw`."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, figures: Figures) -> None:
         self._control = control
+        self._figures = figures
         self._queue = control.queue
 
     def routes(self) -> list[Route]:
@@ -66,7 +67,8 @@ class QueuePages:
                 "dev_mode": identity.dev_mode,
                 "started_at": moment(identity.started_at),
                 "now": moment(now),
-                **readiness(self._control.health.checks()),
+                "processes": identity.processes,
+                **await self._figures.readiness(),
                 "queue": {state.value: counts.get(state, 0) for state in QueueState},
             }
         )
@@ -75,23 +77,26 @@ class QueuePages:
         """The original's figures, totals since the start, and how many mails stand in each state."""
         query(request)
         counts = await self._queue.counts()
+        received, delivered, failed = await self._totals("received", "delivered", "failed")
         held = counts.get(QueueState.HELD, 0)
         return JsonAnswer(
             {
                 "schema": 1,
                 **{f"{state.value}_count": counts.get(state, 0) for state in QueueState},
                 "hold_count": held,
-                "total_processed": self._total("elemta_messages_received_total"),
-                "total_delivered": self._total("elemta_messages_delivered_total"),
-                "total_failed": self._total("elemta_messages_failed_total"),
+                "total_processed": received,
+                "total_delivered": delivered,
+                "total_failed": failed,
                 "last_updated": moment(self._control.clock.wall()),
             }
         )
 
-    def _total(self, name: str) -> int | None:
-        """A counter since the start; None for a server that does not run."""
-        value = self._control.metrics.registry.get_sample_value(name) if self._control.identity.running else None
-        return None if value is None else int(value)
+    async def _totals(self, *kinds: str) -> list[int | None]:
+        """Counters of mails since the start; None for a server that does not run."""
+        if not self._control.identity.running:
+            return [None for _ in kinds]
+        found = await self._figures.totals(*(f"elemta_messages_{kind}_total" for kind in kinds))
+        return [None if value is None else int(value) for value in found]
 
     async def list_mails(self, request: Request) -> Response:
         """Mails in order of id, which is their order of arrival."""

@@ -16,9 +16,7 @@ from tests.web.desk import Desk, asking
 
 
 def public(desk: Desk) -> ASGIApp:
-    return public_app(
-        desk.health, desk, metrics=desk.metrics, hosts=["mail.example.com", "192.0.2.1"], log=desk.control.log
-    )
+    return public_app(desk.control, hosts=["mail.example.com", "192.0.2.1"])
 
 
 async def test_livez() -> None:

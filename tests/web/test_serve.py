@@ -48,7 +48,7 @@ def names(folder: Path) -> list[str]:
 
 async def test_a_free_port_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     desk = Desk()
-    app = public_app(desk.health, desk, metrics=desk.metrics, hosts=(), log=desk.control.log)
+    app = public_app(desk.control, hosts=())
     async with served(desk, "127.0.0.1:0", app) as local:
         assert local.port > 0
         async with over_tcp(str(local)) as http:

@@ -1,0 +1,254 @@
+"""A server in this process: event loop, signals, web side, control socket, readiness.
+
+What is not here: the server itself (`supervisor.server`), the lock or other processes (`supervisor.process`,
+`supervisor.workers`).
+Signals: SIGTERM or SIGINT drains within `timeouts.shutdown_timeout`, a second one stops now; SIGUSR2 writes the tree of
+tasks to the log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and service
+managers send to all processes at once, drains it however often it comes.
+Failures raised: `CannotStart`, with one sentence that says what to do.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+from starlette.types import ASGIApp
+from structlog.typing import FilteringBoundLogger
+
+from elemta.config.sections import Config
+from elemta.inbound.service import Bound
+from elemta.net.base import Endpoint
+from elemta.net.shared import InheritedNetwork
+from elemta.net.sockets import SystemNetwork
+from elemta.observe.metrics import Metrics
+from elemta.resolver.cache import CachingResolver
+from elemta.resolver.dns import DnsResolver
+from elemta.runtime.world import Runtime, system_runtime
+from elemta.supervisor.banner import dev_banner
+from elemta.supervisor.build import Stores, Watch, World, bind, build_server
+from elemta.supervisor.failures import cannot_listen, reason_of
+from elemta.supervisor.health import ServerHealth
+from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
+from elemta.supervisor.ready import announce
+from elemta.supervisor.server import Server
+from elemta.supervisor.siblings import SocketSiblings, socket_path
+from elemta.supervisor.stores import make_inbox_store, make_store
+from elemta.web.base import CONTROL_NAME, Identity
+from elemta.web.control import Control
+from elemta.web.sockets import Bound as WebBound
+
+#: Seconds that the web side may take to end after the mail side: its own bounds, and a margin.
+WEB_STOP_SECONDS = 6.0
+
+#: What a server listens to.
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
+
+
+def serve_here(
+    config: Config, log: FilteringBoundLogger, *, ready_fd: int | None = None, inherited: Inherited | None = None
+) -> None:
+    """Run a server in this process until it is told to stop; with `inherited` as a worker. Raises `CannotStart`."""
+    try:
+        trio.run(_Serving(config, log, ready_fd, inherited).run)
+    except BaseExceptionGroup as group:
+        raise reason_of(group) from group
+
+
+class _Serving:
+    def __init__(
+        self, config: Config, log: FilteringBoundLogger, ready_fd: int | None, inherited: Inherited | None
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._ready_fd = ready_fd
+        self._inherited = inherited
+        self._metrics = Metrics()
+        self._runtime: Runtime = system_runtime()
+        self._web_stop = trio.Event()
+        self._served = trio.Event()
+        self._draining = False
+        self._control_path = Path(config.queue_dir, CONTROL_NAME).absolute()
+
+    async def run(self) -> None:
+        config, inherited = self._config, self._inherited
+        network = SystemNetwork() if inherited is None else InheritedNetwork(inherited.shared.listeners)
+        try:
+            bound = await bind(config, network)
+        except OSError as error:
+            raise cannot_listen(error) from error
+        world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
+        stores = Stores(make_store(config, self._runtime), make_inbox_store(config, self._runtime))
+        watch = Watch(self._log, self._metrics)
+        server = build_server(config, world, stores, bound=bound, watch=watch)
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heed_signals, signals, server, nursery)
+                if inherited is not None:
+                    nursery.start_soon(self._heed_parent, inherited, bound, server, nursery)
+                await self._live(server, stores)
+                nursery.cancel_scope.cancel()
+
+    async def _live(self, server: Server, stores: Stores) -> None:
+        """Serve mail, with the web side around it: whoever watches a drain sees it to its end."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._serve, server)
+            await self._start_web(server, stores, nursery)
+            await self._served.wait()
+            self._web_stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + WEB_STOP_SECONDS
+
+    async def _serve(self, server: Server, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await server.run(task_status=task_status)
+        finally:
+            self._served.set()
+
+    # ---- orders ------------------------------------------------------------------------------
+
+    async def _heed_signals(self, signals: AsyncIterator[int], server: Server, nursery: trio.Nursery) -> None:
+        async for number in signals:
+            if number == signal.SIGUSR2:
+                order = Order.TASKS
+            elif self._draining and self._inherited is None:
+                order = Order.STOP
+            else:
+                order = Order.DRAIN
+            self._obey(order, signal.Signals(number).name, server, nursery)
+
+    async def _heed_parent(
+        self, inherited: Inherited, bound: Sequence[Bound], server: Server, nursery: trio.Nursery
+    ) -> None:
+        """Obey the parent; when it is gone, leave its sockets to the next one at once, and drain."""
+        line = trio.socket.from_stdlib_socket(inherited.line)
+        heard = b""
+        while piece := await _receive(line):
+            *orders, heard = (heard + piece).split(b"\n")
+            for order in orders:
+                self._obey(Order(order), "parent", server, nursery)
+        for one in bound:
+            for listener in one.listeners:
+                listener.close()
+        self._web_stop.set()
+        self._obey(Order.DRAIN, "parent gone", server, nursery)
+
+    def _obey(self, order: Order, cause: str, server: Server, nursery: trio.Nursery) -> None:
+        if order is Order.TASKS:
+            self._log.info("server.tasks", tree=task_tree())
+        elif order is Order.STOP:
+            self._log.warning("server.stopping", signal=cause)
+            server.stop()
+        elif not self._draining:
+            self._draining = True
+            self._log.info("server.draining", signal=cause)
+            nursery.start_soon(self._drain, server)
+
+    async def _drain(self, server: Server) -> None:
+        in_order = await server.drain(self._config.timeouts.shutdown_timeout)
+        self._log.info("server.drained", in_order=in_order)
+
+    # ---- the web side ------------------------------------------------------------------------
+
+    async def _start_web(self, server: Server, stores: Stores, nursery: trio.Nursery) -> None:
+        """Open the control socket and the web side, then tell whoever waits."""
+        # Late: Hypercorn and Starlette take as long to import as everything else.
+        from elemta.web.app import control_app, public_app, sibling_app
+        from elemta.web.serve import serve
+
+        config, inherited = self._config, self._inherited
+        control = self._control(server, stores)
+        shared = None if inherited is None else inherited.shared
+
+        async def start(app: ASGIApp, at: str | WebBound) -> Endpoint:
+            serving = partial(serve, app, bind=at, shutdown=self._web_stop, log=self._log)
+            found: Endpoint = await nursery.start(serving)
+            return found
+
+        await start(control_app(control), f"unix:{self._control_path}" if shared is None else shared.control.lent())
+        if inherited is not None:
+            path = socket_path(self._control_path.parent, inherited.number)
+            await start(sibling_app(control), f"unix:{path}")
+        web: Endpoint | None = None
+        if config.web.enabled:
+            app = public_app(control, hosts=[config.hostname])
+            try:
+                web = await start(app, config.web.listen_addr if shared is None else shared.lent_web())
+            except OSError as error:
+                error.filename = config.web.listen_addr
+                raise cannot_listen(error, key="web.listen_addr") from error
+        self._say_ready(server, web)
+
+    def _control(self, server: Server, stores: Stores) -> Control:
+        config, inherited = self._config, self._inherited
+        siblings, processes = None, 1
+        if inherited is not None:
+            processes = inherited.processes
+            siblings = SocketSiblings(self._control_path.parent, number=inherited.number, processes=processes)
+        started_at = self._runtime.clock.wall()
+        return Control(
+            queue=server.parts.queue,
+            store=stores.queue,
+            inbox=stores.inbox,
+            health=ServerHealth(server, config.queue_dir),
+            metrics=self._metrics,
+            log=self._log,
+            identity=Identity(config.hostname, started_at, dev_mode=config.dev_mode, processes=processes),
+            clock=self._runtime.clock,
+            siblings=siblings,
+        )
+
+    def _say_ready(self, server: Server, web: Endpoint | None) -> None:
+        if self._inherited is not None:
+            self._log.info("worker.ready")
+            with contextlib.suppress(OSError):
+                self._inherited.line.send(Report().line())
+            return
+        say_ready(self._config, self._log, endpoints=server.endpoints, web=web, ready_fd=self._ready_fd)
+
+
+def say_ready(
+    config: Config,
+    log: FilteringBoundLogger,
+    *,
+    endpoints: Sequence[tuple[str, Endpoint]],
+    web: Endpoint | None,
+    ready_fd: int | None,
+) -> None:
+    """Tell the log, whoever started the server, and a developer where it listens."""
+    listeners = [str(end) for _, end in endpoints]
+    log.info("server.ready", listeners=listeners, web=None if web is None else str(web), hostname=config.hostname)
+    control = str(Path(config.queue_dir, CONTROL_NAME).absolute())
+    if ready_fd is not None:
+        announce(ready_fd, endpoints, web, control)
+    if config.dev_mode:
+        sys.stderr.write(dev_banner(endpoints[0][1], web, control))
+        sys.stderr.flush()
+
+
+async def _receive(line: trio.socket.SocketType) -> bytes:
+    """What the parent says next, empty when it is gone."""
+    try:
+        return await line.recv(LINE_OCTETS)
+    except ConnectionError:
+        return b""
+
+
+def task_tree() -> list[str]:
+    """The tasks that run now, a line each, children indented under their parents."""
+    rows: list[str] = []
+
+    def walk(task: trio.lowlevel.Task, depth: int) -> None:
+        rows.append("  " * depth + task.name)
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                walk(child, depth + 1)
+
+    root = trio.lowlevel.current_root_task()
+    if root is not None:
+        walk(root, 0)
+    return rows
