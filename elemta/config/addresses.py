@@ -6,6 +6,7 @@ Failure raised: `ValueError` with the sentence that tells a person what was expe
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 from attrs import frozen
 
@@ -22,6 +23,10 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]*):(?P<port>[0-9]{1,5})")
+
+
+#: Schemes of a database's address, each with the server that speaks it.
+DATABASE_SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 
 @frozen
@@ -148,3 +153,21 @@ def parse_mailbox(text: str) -> str:
     if len(local.encode()) > 64 or any(char in " <>" or not char.isprintable() for char in local):
         raise ValueError("a local part has at most 64 octets, no blanks and no angle brackets")
     return f"{local}@{parse_domain(domain)}"
+
+
+def parse_database(text: str) -> str:
+    """Look at `scheme://user@host:port/database`, and return it as it is. Raises `ValueError`, without any of the text.
+
+    Its options are read by who connects (`datasource`).
+    """
+    scheme, found, _ = text.partition("://")
+    if not found or scheme not in DATABASE_SCHEMES:
+        raise ValueError("it begins with postgresql:// or mysql://")
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("its host or port cannot be read; in a password, write @ as %40, : as %3A, / as %2F") from None
+    if not parts.path.strip("/"):
+        raise ValueError("it ends in the name of a database")
+    return text

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from elemta.config.addresses import parse_listen_address, parse_network
+from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address, parse_network
 from elemta.config.listeners import effective_listeners
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
@@ -130,6 +130,10 @@ def _storage(config: Config, report: Report, _: Facts) -> None:
             f'"{storage.type}" needs to know its server: "{storage.type}://user@host/database". '
             "With a password in it, name a file that holds it in dsn_file.",
         )
+    elif storage.type in SHARED_STORAGE and storage.dsn is not None:
+        scheme = storage.dsn.partition(":")[0]
+        if DATABASE_SCHEMES[scheme] != storage.type:
+            report.error(("storage", "dsn"), f'it begins with "{scheme}", but storage.type is "{storage.type}".')
     if storage.type not in SHARED_STORAGE and storage.dsn is not None:
         report.warn(("storage", "dsn"), f'not used: the queue is of type "{storage.type}".')
     if storage.type in SHARED_STORAGE and storage.path is not None:

@@ -14,6 +14,7 @@ from typing import Annotated, Protocol, runtime_checkable
 from attrs import field, frozen
 
 from elemta.config.addresses import (
+    parse_database,
     parse_domain,
     parse_host,
     parse_listen_address,
@@ -283,4 +284,5 @@ Relay = Annotated[str, Form('an IP address or a network such as "192.0.2.0/24"',
 Domain = Annotated[str, Form('a domain name such as "example.com"', parse_domain)]
 DomainPattern = Annotated[str, Form('a pattern of domains: "*", "example.com" or "*.example.com"', _pattern)]
 Host = Annotated[str, Form("a host name or an IP address", parse_host)]
+DatabaseName = Annotated[str, Form('a database on a server such as "postgresql://user@host/database"', parse_database)]
 Mailbox = Annotated[str, Form('a mail address such as "user@example.com"', parse_mailbox)]

@@ -17,6 +17,7 @@ from elemta.config.kinds import (
     About,
     Bool,
     Choice,
+    DatabaseName,
     Domain,
     DomainPattern,
     Host,
@@ -111,7 +112,7 @@ class StorageSection:
         Words | None, About("The folder of the queue of `sqlite` and `file`; `queue_dir` when left out.")
     ] = None
     dsn: Annotated[
-        Words | None,
+        DatabaseName | None,
         Secret(),
         About("Where the database of `postgresql` or `mysql` is: `postgresql://user:password@host:5432/database`."),
     ] = field(default=None, repr=False)

@@ -1,28 +1,102 @@
 """The stores that a configuration names.
 
-What is not here: how they keep anything (`storage`). Only the supervisor names a concrete store.
+What is not here: how they keep anything (`storage`). Only the supervisor names a concrete store. The drivers of
+database servers, and the store of files, are imported where they are used: a start on SQLite does not pay for them.
+
+Failures raised: `UnusableDsn`; `OSError` where the node's name cannot be kept.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import trio
+
+from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
 from elemta.delivery.inbox import InboxStore
 from elemta.runtime.world import Runtime
-from elemta.storage.base import QueueStore
+from elemta.storage.base import QueueStore, SharedStore
 from elemta.storage.inbox import MemoryInbox, SqliteInbox
 from elemta.storage.memory import MemoryStore
 from elemta.storage.sqlite import SqliteStore
+from elemta.supervisor.build import Stores
+from elemta.supervisor.node import node_name
+
+if TYPE_CHECKING:
+    from elemta.datasource.pool import PooledDatabase
 
 
-def make_store(config: Config, runtime: Runtime) -> QueueStore:
-    """The queue store of `storage`. Raises `ValueError` for a type that the configuration should have refused."""
+class UnusableDsn(ValueError):
+    """`storage.dsn` does not say where the database is; the text says what is wrong, without any secret."""
+
+
+@asynccontextmanager
+async def stores_of(config: Config, runtime: Runtime, *, worker: int = 0) -> AsyncIterator[Stores]:
+    """The stores of a configuration, with what must run beside them, for the block. They are not open yet.
+
+    `worker` numbers the worker processes of a node from 1; 0 is the only process.
+    """
+    inbox = make_inbox_store(config, runtime)
+    if config.storage.type not in SHARED_STORAGE:
+        yield Stores(_own_store(config, runtime), inbox)
+        return
+    database = make_database(config)
+    node = node_name(Path(config.queue_dir), config.hostname, worker=worker)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(database.run)
+        shared = _shared_store(database, runtime)
+        yield Stores(shared, inbox, shared, node)
+        nursery.cancel_scope.cancel()
+
+
+def _own_store(config: Config, runtime: Runtime) -> QueueStore:
+    """A store that belongs to this process."""
+    folder = config.storage.path or config.queue_dir
     match config.storage.type:
         case "memory":
             return MemoryStore()
         case "sqlite":
-            return SqliteStore(config.storage.path or config.queue_dir, runtime.threads, runtime.clock)
+            return SqliteStore(folder, runtime.threads, runtime.clock)
+        case "file":
+            from elemta.storage.file import FileStore
+
+            return FileStore(folder, runtime.threads, runtime.clock)
         case other:
-            raise ValueError(f"storage.type {other!r} is not one of memory, sqlite")
+            raise ValueError(f"storage.type {other!r} is not one of memory, sqlite, file")
+
+
+def make_database(config: Config) -> "PooledDatabase":
+    """The database of `storage.dsn`; its `run` must run beside whoever uses it. Raises `UnusableDsn`."""
+    from elemta.datasource.dsn import parse_dsn
+    from elemta.datasource.options import Dialect
+
+    try:
+        options = parse_dsn(config.storage.dsn or "")
+    except ValueError as error:
+        raise UnusableDsn(f"storage.dsn: {error}") from error
+    if options.dialect.value != config.storage.type:
+        raise UnusableDsn(f'storage.dsn: it does not name a server of storage.type "{config.storage.type}"')
+    if options.dialect is Dialect.POSTGRESQL:
+        from elemta.datasource.postgresql import PostgresqlDatabase
+
+        return PostgresqlDatabase(options)
+    from elemta.datasource.mysql import MysqlDatabase
+
+    return MysqlDatabase(options)
+
+
+def _shared_store(database: "PooledDatabase", runtime: Runtime) -> SharedStore:
+    from elemta.datasource.options import Dialect
+
+    if database.dialect is Dialect.POSTGRESQL:
+        from elemta.storage.postgresql import PostgresqlStore
+
+        return PostgresqlStore(database, runtime.clock)
+    from elemta.storage.mysql import MysqlStore
+
+    return MysqlStore(database, runtime.clock)
 
 
 def make_inbox_store(config: Config, runtime: Runtime) -> InboxStore:

@@ -464,3 +464,22 @@ def test_keys_of_another_store_are_warned_of(configure: Configure) -> None:
 def test_several_processes_share_a_database(configure: Configure) -> None:
     config = configure({"processes": 4, "storage": POSTGRESQL}).config
     assert (config.processes, config.storage.type, config.storage.lease) == (4, "postgresql", 60)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "says"),
+    [
+        ("db.example.com", "It begins with postgresql:// or mysql://."),
+        ("oracle://h/d", "It begins with postgresql:// or mysql://."),
+        ("postgresql://user:se/cret@h/d", "Its host or port cannot be read"),
+        ("postgresql://host", "It ends in the name of a database."),
+        ("mysql://host/d", 'it begins with "mysql", but storage.type is "postgresql".'),
+    ],
+)
+def test_a_database_that_cannot_be_found_is_refused_without_showing_secrets(
+    configure: Configure, dsn: str, says: str
+) -> None:
+    ((key, text),) = problems(configure, {"storage": {"type": "postgresql", "dsn": dsn}})
+    assert key == "storage.dsn"
+    assert says in text
+    assert "cret" not in text

@@ -26,6 +26,7 @@ WRITTEN_FORMS = {
     "a domain name": ["example.com", "EXAMPLE.org", "bücher.example", "localhost"],
     "a pattern of domains": ["*", "example.com", "*.example.com", "*.Bücher.example"],
     "a host name or an IP address": ["mx.example.com", "192.0.2.1", "[2001:db8::1]", "2001:DB8::1"],
+    "a database on a server": ["postgresql://u:p@h:5432/d", "mysql://h/d?pool_size=3", "mariadb:///d?socket=/run/x"],
     "a mail address": ["jo@example.com", "Jo.Doe+tag@EXAMPLE.com", "jö@bücher.example"],
 }
 
