@@ -58,6 +58,15 @@ async def running(options: DatabaseOptions) -> AsyncIterator[PooledDatabase]:
         nursery.cancel_scope.cancel()
 
 
+def statement(options: DatabaseOptions, text: str) -> str:
+    """The statement with the dialect's placeholders for `%s`, and its type for `OCTETS`."""
+    if options.dialect is Dialect.MYSQL:
+        return text.replace("OCTETS", "longblob")
+    for number in range(1, text.count("%s") + 1):
+        text = text.replace("%s", f"${number}", 1)
+    return text.replace("OCTETS", "bytea")
+
+
 def administer(dialect: Dialect, *statements: str) -> None:
     """Run statements as the server's administrator."""
 

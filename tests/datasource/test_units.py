@@ -4,25 +4,13 @@ import pytest
 import trio
 
 from elemta.datasource.base import Connection, DatabaseAway, DatabaseRefused, DatabaseUnusable
-from elemta.datasource.options import DatabaseOptions, Dialect
-from tests.datasource.servers import SERVERS, running
+from elemta.datasource.options import DatabaseOptions
+from tests.datasource.servers import SERVERS, running, statement
 
 pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
 
-OCTETS = {Dialect.POSTGRESQL: "bytea", Dialect.MYSQL: "longblob"}
-
-
 class Told(Exception):
     """What a unit of work raises by itself."""
-
-
-def statement(options: DatabaseOptions, text: str) -> str:
-    """The statement with the dialect's placeholders and types."""
-    if options.dialect is Dialect.MYSQL:
-        return text.replace("OCTETS", "longblob")
-    for number in range(1, text.count("%s") + 1):
-        text = text.replace("%s", f"${number}", 1)
-    return text.replace("OCTETS", "bytea")
 
 
 async def test_a_unit_is_committed_as_a_whole(server: DatabaseOptions) -> None:
