@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from elemta.storage.base import StoreUnavailable
 
-#: Exit statuses, see `cli.output`: the operation failed, try again later, not permitted.
+#: Exit statuses, see `cli.output`: the operation failed, try again later, not permitted, an unusable configuration.
 FAILED = 1
 TEMPORARY = 75
 NOT_PERMITTED = 77
+CONFIG = 78
 
 
 class CannotStart(Exception):

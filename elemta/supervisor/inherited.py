@@ -119,5 +119,5 @@ def _bound(key: str, address: str, bind: Callable[[str], _T]) -> _T:
     try:
         return bind(address)
     except OSError as error:
-        error.filename = address
+        error.filename = address.removeprefix("unix:") if key == "queue_dir" else address
         raise cannot_listen(error, key=key) from error

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -30,13 +31,13 @@ from elemta.resolver.dns import DnsResolver
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.supervisor.banner import dev_banner
 from elemta.supervisor.build import Stores, Watch, World, bind, build_server
-from elemta.supervisor.failures import cannot_listen, reason_of
+from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
 from elemta.supervisor.ready import announce
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
-from elemta.supervisor.stores import make_inbox_store, make_store
+from elemta.supervisor.stores import UnusableDsn, stores_of
 from elemta.web.base import CONTROL_NAME, Identity
 from elemta.web.control import Control
 from elemta.web.sockets import Bound as WebBound
@@ -80,17 +81,26 @@ class _Serving:
             bound = await bind(config, network)
         except OSError as error:
             raise cannot_listen(error) from error
+        async with AsyncExitStack() as stack:
+            number = 0 if inherited is None else inherited.number
+            try:
+                stores = await stack.enter_async_context(stores_of(config, self._runtime, worker=number))
+            except UnusableDsn as error:
+                raise CannotStart(f"{error}.", CONFIG) from error
+            except OSError as error:
+                raise CannotStart(f"this node's name cannot be kept in {config.queue_dir}: {error}.") from error
+            await self._run_on(stores, bound, network)
+
+    async def _run_on(self, stores: Stores, bound: Sequence[Bound], network: SystemNetwork) -> None:
         world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
-        stores = Stores(make_store(config, self._runtime), make_inbox_store(config, self._runtime))
-        watch = Watch(self._log, self._metrics)
-        server = build_server(config, world, stores, bound=bound, watch=watch)
+        server = build_server(self._config, world, stores, bound=bound, watch=Watch(self._log, self._metrics))
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed_signals, signals, server, nursery)
-                if inherited is not None:
-                    nursery.start_soon(self._heed_parent, inherited, bound, server, nursery)
+                if self._inherited is not None:
+                    nursery.start_soon(self._heed_parent, self._inherited, bound, server, nursery)
                 await self._live(server, stores)
                 nursery.cancel_scope.cancel()
 
@@ -164,9 +174,13 @@ class _Serving:
         control = self._control(server, stores)
         shared = None if inherited is None else inherited.shared
 
-        async def start(app: ASGIApp, at: str | WebBound) -> Endpoint:
-            serving = partial(serve, app, bind=at, shutdown=self._web_stop, log=self._log)
-            found: Endpoint = await nursery.start(serving)
+        async def start(app: ASGIApp, at: str | WebBound, key: str = "queue_dir") -> Endpoint:
+            try:
+                serving = partial(serve, app, bind=at, shutdown=self._web_stop, log=self._log)
+                found: Endpoint = await nursery.start(serving)
+            except OSError as error:
+                error.filename = str(at).removeprefix("unix:")
+                raise cannot_listen(error, key=key) from error
             return found
 
         await start(control_app(control), f"unix:{self._control_path}" if shared is None else shared.control.lent())
@@ -176,11 +190,8 @@ class _Serving:
         web: Endpoint | None = None
         if config.web.enabled:
             app = public_app(control, hosts=[config.hostname])
-            try:
-                web = await start(app, config.web.listen_addr if shared is None else shared.lent_web())
-            except OSError as error:
-                error.filename = config.web.listen_addr
-                raise cannot_listen(error, key="web.listen_addr") from error
+            at = config.web.listen_addr if shared is None else shared.lent_web()
+            web = await start(app, at, "web.listen_addr")
         self._say_ready(server, web)
 
     def _control(self, server: Server, stores: Stores) -> Control:
@@ -192,7 +203,6 @@ class _Serving:
         started_at = self._runtime.clock.wall()
         return Control(
             queue=server.parts.queue,
-            store=stores.queue,
             inbox=stores.inbox,
             health=ServerHealth(server, config.queue_dir),
             metrics=self._metrics,

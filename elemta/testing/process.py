@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,9 @@ class ServerProcess:
 
     `folder` keeps configuration, queue and log, so that a second one on the same folder is a restart.
     """
+
+    #: What Python runs.
+    program: Sequence[str] = ("-m", "elemta")
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -59,8 +62,7 @@ class ServerProcess:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-m",
-                    "elemta",
+                    *self.program,
                     "run",
                     "-c",
                     self._config_path,
