@@ -67,7 +67,8 @@ def parse_dsn(text: str, environment: Mapping[str, str] = os.environ) -> Databas
     """What a DSN says. Raises `ValueError` that names the part, and how to mend it."""
     scheme, found, _ = text.partition("://")
     if not found or scheme.lower() not in DIALECTS:
-        raise ValueError(f"scheme: {_suggest(scheme, DIALECTS)}a dsn begins with postgresql:// or mysql://")
+        hint = _suggest(scheme, DIALECTS) if found else ""
+        raise ValueError(f"scheme: {hint}a dsn begins with postgresql:// or mysql://")
     dialect = DIALECTS[scheme.lower()]
     try:
         parts = urlsplit(text)

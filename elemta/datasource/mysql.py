@@ -36,8 +36,9 @@ class MysqlWire:
     connection keeps the mode it had last, for units of one sort mostly follow each other.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, packet_octets: int) -> None:
         self._connection = connection
+        self._packet_octets = packet_octets
         self._is_single = False
         #: The answer that ended the whole transaction, though the unit may have passed over it.
         self._ended_by: MySQLError | None = None
@@ -59,6 +60,9 @@ class MysqlWire:
         return int(await self._query(render(statement, values)))
 
     async def _query(self, text: bytes) -> Any:
+        if len(text) >= self._packet_octets:
+            # The server would say so as well, and hang up, perhaps before we came to read it.
+            raise ValueRefused(f"{len(text)} octets in one statement, but max_allowed_packet is {self._packet_octets}")
         try:
             return await self._connection.query(text)
         except MySQLError as error:
@@ -127,10 +131,12 @@ class MysqlDriver:
             await connection.query(self._settings(is_mariadb=is_mariadb, at_length=at_length).encode())
             # The variable's name differs with the server's age; the statement's does not.
             await connection.query(b"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            await connection.query(b"SELECT @@max_allowed_packet")
+            ((packet_octets,),) = connection._result.rows
         except BaseException:
             connection.close()
             raise
-        return MysqlWire(connection)
+        return MysqlWire(connection, packet_octets=packet_octets)
 
     def _settings(self, *, is_mariadb: bool, at_length: float | None) -> str:
         seconds = at_length or self._options.statement_seconds

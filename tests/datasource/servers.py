@@ -67,15 +67,15 @@ def statement(options: DatabaseOptions, text: str) -> str:
     return text.replace("OCTETS", "bytea")
 
 
-def administer(dialect: Dialect, *statements: str) -> None:
-    """Run statements as the server's administrator."""
+def administer(options: DatabaseOptions, *statements: str) -> None:
+    """Run statements one by one, in a loop of its own: for fixtures, or in a thread."""
 
     async def each(connection: Connection) -> None:
         for statement in statements:
             await connection.execute(statement)
 
     async def main() -> None:
-        async with running(address(dialect)) as database:
+        async with running(options) as database:
             await database.look(each)
 
     trio.run(main)
@@ -86,14 +86,14 @@ def empty_database(dialect: Dialect) -> Iterator[DatabaseOptions]:
     """A new database; skips the test when there is no server."""
     name = f"elemta_test_{secrets.token_hex(6)}"
     try:
-        administer(dialect, f"CREATE DATABASE {name}")
+        administer(address(dialect), f"CREATE DATABASE {name}")
     except* DatabaseError as group:
         pytest.skip(f"needs a server: {group.exceptions[0]}; {HOW_TO_GET_ONE[dialect]}; {ADDRESSES[dialect][0]}=dsn")
     try:
         yield attrs.evolve(address(dialect), database=name)
     finally:
         force = " WITH (FORCE)" if dialect is Dialect.POSTGRESQL else ""
-        administer(dialect, f"DROP DATABASE {name}{force}")
+        administer(address(dialect), f"DROP DATABASE {name}{force}")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ async def test_nobody_listens(server: DatabaseOptions) -> None:
     async with proxied(server) as proxy:
         nowhere = proxy.options
     async with running(nowhere) as database:
-        with pytest.raises(DatabaseAway, match="nobody listens there .start the server"):
+        with pytest.raises(DatabaseAway, match=r"nobody listens there \(start the server"):
             await database.look(count)
 
 

@@ -9,6 +9,7 @@ from tests.datasource.servers import SERVERS, running, statement
 
 pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
 
+
 class Told(Exception):
     """What a unit of work raises by itself."""
 
