@@ -52,6 +52,8 @@ WAITING_OCTETS = 64 * 1024 * 1024
 #: Between two tries of what must land, doubling from the first to the last: back within 10 s of the store's return.
 FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 5.0
+#: After a failure with nothing more to commit, until the store is given the benefit of the doubt.
+FAILING_SECONDS = 5.0
 #: For the last batches when the spool ends; the supervisor's own deadline stands above it.
 ENDING_SECONDS = 5.0
 #: Times round the scheduler before a batch is taken, so that sessions whose octets are on their way come along: a
@@ -76,6 +78,7 @@ class Spool:
         self._in_doubt = False
         self._turn = trio.Lock()
         self._failures = 0
+        self._failed_at = -inf
         #: Tickets to be taken one by one, after the store raised what it must not.
         self._one_by_one = 0
         self._arrivals = Bell()
@@ -103,8 +106,11 @@ class Spool:
 
     @property
     def failing(self) -> bool:
-        """True from a failed commit until the next that succeeds."""
-        return self._failures > 0
+        """True from a failed commit until the next that succeeds; or, where nobody asks for one, for a while only: who
+        is told that we are not ready sends nothing, and so would never hear that we are again."""
+        if not self._failures:
+            return False
+        return bool(self._batch or self._waiting) or trio.current_time() < self._failed_at + FAILING_SECONDS
 
     @property
     def waiting(self) -> int:
@@ -289,6 +295,7 @@ class Spool:
         if not self._failures:
             self._log.error("store.failed", error=str(error), unknown=self._in_doubt)
         self._failures += 1
+        self._failed_at = trio.current_time()
 
     def _fail_impatient(self, error: StoreUnavailable) -> None:
         """Tell everybody who can be told; keep what must land."""

@@ -12,7 +12,14 @@ from structlog.testing import LogCapture
 
 from elemta.observe.metrics import Metrics
 from elemta.queue import spool as spool_module
-from elemta.queue.spool import ENDING_SECONDS, FIRST_PAUSE_SECONDS, GATHERING_ROUNDS, LAST_PAUSE_SECONDS, Spool
+from elemta.queue.spool import (
+    ENDING_SECONDS,
+    FAILING_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    GATHERING_ROUNDS,
+    LAST_PAUSE_SECONDS,
+    Spool,
+)
 from elemta.queue.submission import SubmissionTimeout
 from elemta.storage.base import (
     Begin,
@@ -348,6 +355,26 @@ async def test_a_group_whose_withdrawal_hangs_is_answered_by_its_deadline(
 
 
 # ---- the store fails ----
+
+
+async def test_whoever_sends_nothing_to_a_failing_store_hears_that_it_may_be_back(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench.running():
+        bench.store.faults = [bench.store.fails(AWAY)]
+        await bench.insert(insert(1))
+        await trio.sleep(FAILING_SECONDS - 0.1)
+        assert bench.spool.failing
+        await trio.sleep(0.2)
+        assert not bench.spool.failing
+        # What must land keeps it failing, however long that takes.
+        bench.store.away = AWAY
+        bench.spool.post(settle(1))
+        await trio.sleep(FAILING_SECONDS * 10)
+        assert bench.spool.failing
+        bench.store.away = None
+        await trio.sleep(FAILING_SECONDS * 2)
+        assert not bench.spool.failing
 
 
 @pytest.mark.parametrize("error", [AWAY, FULL])

@@ -27,7 +27,7 @@ from elemta.queue.submission import Submission
 from elemta.runtime.ids import SeededIds
 from elemta.runtime.threads import InlineThreads
 from elemta.runtime.world import Runtime
-from elemta.storage.base import Begin, Change, Claim, Insert, Result, Settle
+from elemta.storage.base import Begin, Change, Claim, Insert, Result, Settle, SharedStore
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import UNTRIED, ContentRef, QueuedMail
 
@@ -225,7 +225,8 @@ class FaultyStore(MemoryStore):
 class World:
     """One node with everything around it."""
 
-    def __init__(self, store: FaultyStore | None = None, **options: Any) -> None:
+    def __init__(self, store: FaultyStore | None = None, *, shared: SharedStore | None = None, **options: Any) -> None:
+        """`shared` is the node's way to a store that others use as well; `store` is the only node's own."""
         self.clock = VirtualWall()
         self.store = store or FaultyStore()
         self.delivery = ScriptedDelivery()
@@ -242,12 +243,13 @@ class World:
         } | options
         self.options = QueueOptions(**given)
         self.service = QueueService(
-            self.store,
+            shared or self.store,
             self.delivery,
             runtime=self.runtime,
             options=self.options,
             log=self.log,
             metrics=self.metrics,
+            shared=shared,
         )
 
     def running(self) -> AbstractAsyncContextManager[trio.Nursery]:
