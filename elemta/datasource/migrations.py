@@ -3,8 +3,8 @@
 What is not here: any one table; each component brings its list. What was done is recorded in `elemta_migrations`.
 
 A migration once published is never changed; a new one is added behind it. PostgreSQL takes all of them in one
-transaction, or none. MySQL commits each statement by itself, so there every statement must be repeatable
-(`IF NOT EXISTS`): what a crash interrupted is run again from its start.
+transaction, or none. MySQL commits each statement by itself, so there every statement must be repeatable: what a crash
+interrupted is run again from its start, where a table, column or index that is there already counts as made.
 
 Where nothing is left to do, only SELECT on `elemta_migrations` is needed: a node may run with less than it takes to
 migrate. Raises the errors of `base`; `DatabaseUnusable` when the tables are of a later version.
@@ -77,7 +77,11 @@ async def migrate(database: MigratableDatabase, migrations: Sequence[Migration],
             await connection.execute(dialect.create)
         for migration in left:
             for statement in migration.statements:
-                await connection.execute(statement)
+                try:
+                    await connection.execute(statement)
+                except Exception as error:
+                    if error.args[:1] not in dialect.done_already:
+                        raise
             await connection.execute(dialect.record, component, migration.number, migration.name, __version__)
         return len(left)
 
@@ -111,6 +115,8 @@ class _Statements:
     create: str
     done: str
     record: str
+    #: The first argument of the driver's exceptions that say that a statement was run before.
+    done_already: frozenset[tuple[object, ...]] = frozenset()
 
 
 DIALECTS = {
@@ -133,5 +139,7 @@ DIALECTS = {
         # IGNORE: on a cluster the lock is one machine's, and another node may have been as fast.
         record="INSERT IGNORE INTO elemta_migrations (component, number, name, version, applied_at)"
         " VALUES (%s, %s, %s, %s, UNIX_TIMESTAMP(NOW(6)))",
+        # A table, a column, an index, a primary key is there; a column or an index to drop is not.
+        done_already=frozenset({(1050,), (1060,), (1061,), (1068,), (1091,)}),
     ),
 }

@@ -18,6 +18,8 @@ def network_fault(error: BaseException) -> Fault:
     match error:
         case ssl.SSLCertVerificationError():
             return Fault(FaultKind.UNUSABLE, getattr(error, "verify_message", None) or str(error), CERTIFICATE)
+        case ssl.SSLError() if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":  # it spoke on without TLS
+            return Fault(FaultKind.UNUSABLE, "no encryption", NO_TLS)
         case ssl.SSLError():
             return Fault(FaultKind.LOST, f"TLS failed: {getattr(error, 'reason', None) or error}")
         case socket.gaierror():

@@ -76,7 +76,7 @@ def test_what_an_answer_to_commit_leaves_open(fault: Fault, is_definite: bool) -
         (OSError("Multiple exceptions: [Errno 111] Connect call failed"), FaultKind.AWAY, "nobody listens"),
         (OSError("odd"), FaultKind.LOST, "odd"),
         (EOFError(), FaultKind.LOST, "broke"),
-        (ssl.SSLError(1, "wrong version number"), FaultKind.LOST, "TLS failed"),
+        (ssl.SSLError(1, "decryption failed"), FaultKind.LOST, "TLS failed"),
         (ssl.SSLCertVerificationError(1, "self-signed certificate"), FaultKind.UNUSABLE, "self-signed"),
         (ConnectionError("the server rejected SSL upgrade"), FaultKind.UNUSABLE, "no encryption"),
     ],
