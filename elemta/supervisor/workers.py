@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from math import inf
 
 from structlog.typing import FilteringBoundLogger
@@ -31,6 +32,9 @@ from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, S
 from elemta.supervisor.lock import QueueLock
 from elemta.supervisor.server import CLOSE_SECONDS
 from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, say_ready, serve_here
+
+#: What a worker imports late.
+HEAVY_MODULES = ("elemta.web.app", "elemta.web.serve")
 
 #: Seconds beyond its own bounds after which a worker that was told to end is killed: a machine under load is slow.
 KILL_MARGIN_SECONDS = 5.0
@@ -71,9 +75,8 @@ def run_workers(config: Config, log: FilteringBoundLogger, *, lock: QueueLock, r
 
 def _import_all() -> None:
     """Import what every worker needs, once: its pages are shared, and a worker is back in a moment."""
-    import elemta.web.app
-    import elemta.web.serve  # noqa: F401
-
+    for name in HEAVY_MODULES:
+        import_module(name)
     # What is there will stay: a worker's collector that looks at it would copy its pages.
     gc.collect()
     gc.freeze()

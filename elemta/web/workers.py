@@ -1,4 +1,4 @@
-"""How the whole server is and how much it does, whichever of its worker processes is asked.
+"""The figures of the whole server, whichever of its worker processes is asked.
 
 What is not here: how the answers become one (`web.aggregate`), the road to the other workers (`supervisor.siblings`).
 Every worker answers for all, so that there is an answer while any of them lives.

@@ -5,7 +5,9 @@ its workers, not the queue. What is not here: assertions.
 """
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +54,26 @@ class SeveralWorkers(ServerProcess):
 def is_running(pid: int) -> bool:
     """Whether a process has not ended; one that nobody has waited for yet has."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _state(pid) != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def wait_until_stopped(pid: int) -> None:
-    """Wait until SIGSTOP has done its work."""
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", f"{pid} stopped")
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Let these processes stand still for the block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: all(_state(pid) == "T" for pid in pids), f"{pids} stopped")
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def open_descriptors(pid: int) -> set[str]:

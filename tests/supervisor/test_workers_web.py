@@ -18,8 +18,8 @@ import trio
 from elemta.supervisor import siblings
 from elemta.supervisor.siblings import SocketSiblings, socket_path
 from tests.peers.wire import PATIENCE_SECONDS, wait_until
-from tests.supervisor.several import SeveralWorkers, wait_until_stopped
-from tests.web.test_workers import samples
+from tests.supervisor.several import SeveralWorkers, stopped
+from tests.web.test_sibling_pages import samples
 
 WEB = {"web": {"listen_addr": "127.0.0.1:0"}}
 
@@ -48,13 +48,9 @@ def readiness(server: SeveralWorkers) -> tuple[int, dict[str, Any]]:
 
 def test_metrics_are_of_all_workers_whoever_answers(server: SeveralWorkers) -> None:
     for number in (1, 2):
-        other = server.worker(3 - number)
-        os.kill(other, signal.SIGSTOP)
-        wait_until_stopped(other)
-        with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client") as client:
+        with stopped(server.worker(3 - number)), smtplib.SMTP("127.0.0.1", server.port, local_hostname="c") as client:
             for _ in range(number):
                 client.sendmail("s@example.org", ["r@example.net"], "Subject: one\r\n\r\nText\r\n")
-        os.kill(other, signal.SIGCONT)
     wait_until(lambda: len(server.events_of("session.ended")) == 2, "both sessions")
     for _ in range(5):
         found = samples(page(server, "/metrics")[1])
@@ -66,14 +62,12 @@ def test_metrics_are_of_all_workers_whoever_answers(server: SeveralWorkers) -> N
 
 def test_a_worker_that_hangs_is_named(server: SeveralWorkers) -> None:
     assert readiness(server)[1]["workers"]["2"] == {"ready": True, "reason": ""}
-    os.kill(server.worker(2), signal.SIGSTOP)
-    wait_until_stopped(server.worker(2))
-    status, says = readiness(server)
-    assert (status, says["ready"]) == (200, True)
-    assert says["workers"]["1"]["ready"]
-    assert says["workers"]["2"]["reason"].startswith("does not answer")
-    assert samples(page(server, "/metrics")[1])["elemta_workers_up[('worker', '2')]"] == 0
-    os.kill(server.worker(2), signal.SIGCONT)
+    with stopped(server.worker(2)):
+        status, says = readiness(server)
+        assert (status, says["ready"]) == (200, True)
+        assert says["workers"]["1"]["ready"]
+        assert says["workers"]["2"]["reason"].startswith("does not answer")
+        assert samples(page(server, "/metrics")[1])["elemta_workers_up[('worker', '2')]"] == 0
     assert readiness(server)[1]["workers"]["2"]["ready"]
     assert server.stop() == 0
 

@@ -20,7 +20,7 @@ from tests.supervisor.several import (
     finish,
     is_running,
     open_descriptors,
-    wait_until_stopped,
+    stopped,
 )
 
 DRAIN = {"timeouts": {"shutdown_timeout": 20}}
@@ -35,13 +35,8 @@ def test_every_worker_serves_the_shared_listeners(tmp_path: Path) -> None:
         workers = {number: server.worker(number) for number in (1, 2, 3)}
         for number, pid in workers.items():
             others = [other for other in workers.values() if other != pid]
-            for other in others:
-                os.kill(other, signal.SIGSTOP)
-                wait_until_stopped(other)
-            with smtplib.SMTP("127.0.0.1", server.port, local_hostname=f"client{number}") as client:
+            with stopped(*others), smtplib.SMTP("127.0.0.1", server.port, local_hostname=f"client{number}") as client:
                 client.sendmail("s@example.org", ["r@example.net"], "Subject: one\r\n\r\nText\r\n")
-            for other in others:
-                os.kill(other, signal.SIGCONT)
         assert server.stop() == 0
     served = {event["helo"]: event["worker"] for event in server.events_of("session.ended")}
     assert served == {"client1": 1, "client2": 2, "client3": 3}
@@ -109,17 +104,19 @@ def test_clients_wait_while_the_only_other_worker_is_away(tmp_path: Path) -> Non
 
 def test_a_killed_parent_leaves_its_place_at_once_and_its_workers_drain(tmp_path: Path) -> None:
     with SeveralWorkers(tmp_path, fixed_port(**DRAIN, web={"listen_addr": f"127.0.0.1:{free_port()}"})) as server:
-        workers = [server.worker(1), server.worker(2)]
-        with Wire(server.port) as wire:
+        idle, busy = server.worker(1), server.worker(2)
+        with stopped(idle):
+            wire = Wire(server.port)
             begin(wire)
+        with wire:
             os.kill(server.pid, signal.SIGKILL)
             assert server.wait() == -signal.SIGKILL
-            server.wait_for_events("server.draining", 2)
+            wait_until(lambda: not is_running(idle), "the end of the idle one")
             server.start()
-            assert any(is_running(pid) for pid in workers), "one of them has a mail to finish"
+            assert is_running(busy)
             assert finish(wire).startswith(b"250")
             assert wire.rest().startswith(b"421")
-        wait_until(lambda: not any(is_running(pid) for pid in workers), "the end of the workers")
+        wait_until(lambda: not is_running(busy), "the end of the busy one")
         assert server.stop() == 0
 
 
@@ -138,12 +135,9 @@ def test_a_stop_lets_every_worker_finish(tmp_path: Path) -> None:
     with SeveralWorkers(tmp_path, DRAIN) as server:
         wires = []
         for number in (1, 2):
-            other = server.worker(3 - number)
-            os.kill(other, signal.SIGSTOP)
-            wait_until_stopped(other)
-            wires.append(Wire(server.port))
-            begin(wires[-1])
-            os.kill(other, signal.SIGCONT)
+            with stopped(server.worker(3 - number)):
+                wires.append(Wire(server.port))
+                begin(wires[-1])
         server.terminate()
         server.wait_for_events("server.draining", 3)
         for wire in wires:
