@@ -1,16 +1,15 @@
 """How a command reaches the queue: over the control socket of a running server, or the stopped server's own files.
 
 Either way the same pages answer (`web.app.control_app`), so that there is one road and nothing is written behind a
-dispatcher's back: the files are opened only under the queue's lock. What is not here: what is asked.
-Everything that is slow to import is imported when a command runs. Failure raised: `CommandError`.
+dispatcher's back: the files are opened only under the queue's lock (`cli.queue_store`). What is not here: what is
+asked. Everything that is slow to import is imported when a command runs. Failure raised: `CommandError`.
 """
 
 import contextlib
-import errno
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlencode
@@ -20,6 +19,7 @@ import click
 from elemta.cli.client_road import Answer, CallRoad, Request, Road, SocketRoad
 from elemta.cli.invocation import Invocation
 from elemta.cli.output import CommandError, ExitCode
+from elemta.cli.queue_store import locked, opened
 from elemta.config.addresses import UNIX_PATH_OCTETS
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ Room = Literal["queue", "inbox"]
 
 #: Seconds for an answer that waits for nothing: the store may have a long commit in hand.
 ANSWER_SECONDS = 60.0
-#: Seconds to close a stopped server's files: a last checkpoint of the database.
-CLOSE_SECONDS = 10.0
 #: Octets of content asked for at once.
 PIECE_OCTETS = 1024 * 1024
 
@@ -204,83 +202,31 @@ def _run_at_once(job: Coroutine[Any, Any, _T]) -> _T:
 async def _over_files(config: "Config", room: Room, job: Callable[[Api], Coroutine[Any, Any, _T]]) -> _T:
     from elemta.web.app import control_app
 
-    with _locked(config):
-        async with _opened(config, room) as control:
+    with locked(config, always=room == "inbox"):
+        async with _control(config, room) as control:
             return await job(Api(CallRoad(control_app(control)), running=False))
 
 
-@contextlib.contextmanager
-def _locked(config: "Config") -> Iterator[None]:
-    """Hold the lock of a queue that is there; nothing is made where none is."""
-    from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
-
-    folder = Path(config.queue_dir).absolute()
-    _check_folder(folder)
-    if config.storage.type == "memory":
-        raise CommandError("no server is running, and its queue was in memory alone.", ExitCode.UNREACHABLE)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(QueueLock(folder))
-        except QueueBusy as error:
-            says = f"{error}\nIts control socket does not answer: if it is just starting or ending, try again."
-            raise CommandError(says, ExitCode.TEMPORARY) from None
-        except QueueUnusable as error:
-            raise CommandError(str(error), ExitCode.PERMISSION) from None
-        yield
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        owner = folder.stat().st_uid
-    except PermissionError:
-        raise CommandError(f"the queue folder {folder} belongs to another user.", ExitCode.PERMISSION) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise CommandError(f"the queue folder {folder} cannot be used: {error.strerror}.") from None
-        raise CommandError(
-            f"no server is running, and there is no queue in {folder}.\n"
-            "Start one with `elemta run`, or name its configuration with -c.",
-            ExitCode.UNREACHABLE,
-        ) from None
-    if os.geteuid() == 0 and owner != 0:
-        # What root writes there, the server could not open any more.
-        raise CommandError(
-            f"the queue folder {folder} belongs to user {owner} and its server is stopped; run this as that user.",
-            ExitCode.PERMISSION,
-        )
-
-
 @contextlib.asynccontextmanager
-async def _opened(config: "Config", room: Room) -> AsyncIterator["Control"]:
-    """The pages' services over the files."""
-    import trio
-
+async def _control(config: "Config", room: Room) -> AsyncIterator["Control"]:
+    """The pages' services over the files, or over a database that nodes share."""
     from elemta.cli.client_files import FilesQueue, NotRunning
     from elemta.observe.log import make_logger
     from elemta.observe.metrics import Metrics
     from elemta.runtime.world import system_runtime
-    from elemta.storage.base import StoreUnavailable
-    from elemta.supervisor.stores import make_inbox_store, make_store
     from elemta.web.base import Identity
     from elemta.web.control import Control
 
     runtime = system_runtime()
-    store, inbox = make_store(config, runtime), make_inbox_store(config, runtime)
-    opened = store if room == "queue" else inbox
-    try:
-        await opened.open()
-    except (StoreUnavailable, OSError) as error:
-        raise CommandError(str(error), ExitCode.TEMPORARY) from None
-    try:
+    async with opened(config, runtime, inbox=room == "inbox") as stores:
         yield Control(
-            queue=FilesQueue(store),
-            inbox=inbox if room == "inbox" else None,
+            queue=FilesQueue(stores.queue),
+            store=stores.queue,
+            shared=stores.shared,
+            inbox=stores.inbox if room == "inbox" else None,
             health=NotRunning(),
             metrics=Metrics(),
             clock=runtime.clock,
             identity=Identity(config.hostname, runtime.clock.wall(), running=False, dev_mode=config.dev_mode),
             log=make_logger("warning", "auto"),
         )
-    finally:
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            await opened.close()

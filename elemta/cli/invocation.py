@@ -33,14 +33,16 @@ class Invocation:
         """Whether a traceback helps the person at the keyboard."""
         return self.verbose >= 2 or bool(os.environ.get("ELEMTA_DEBUG"))
 
-    def load(self, overrides: Mapping[str, object] | None = None) -> "Loaded":
+    def load(
+        self, overrides: Mapping[str, object] | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> "Loaded":
         """The configuration; `overrides` are values of the command line by key. Raises `CommandError` with code 78."""
         # Late: the sections and cattrs cost more than all of click.
         from elemta.config.load import load_config
         from elemta.config.problems import ConfigError
 
         try:
-            return load_config(self.config_path, os.environ, cwd=Path.cwd(), overrides=overrides)
+            return load_config(self.config_path, environ, cwd=Path.cwd(), overrides=overrides)
         except ConfigError as error:
             raise CommandError(f"the configuration cannot be used:\n\n{error}", ExitCode.CONFIG) from error
 

@@ -34,6 +34,7 @@ VERBS = {
     "run": _Verb("elemta.cli.run", "Run the server in the foreground.", aliases=("server",)),
     "config": _Verb("elemta.cli.config", "Check, show or start a configuration."),
     "queue": _Verb("elemta.cli.queue", "Look after the queue."),
+    "node": _Verb("elemta.cli.node", "See the nodes that share a queue, let one rest."),
     "inbox": _Verb("elemta.cli.inbox", "Read the mails that dev mode caught."),
     "version": _Verb("elemta.cli.version", "Print the version."),
 }

@@ -1,6 +1,7 @@
 """The command group `elemta queue`, with those of its commands that look: list, show, cat, stats.
 
-What is not here: the orders retry, hold, release, delete (`cli.queue_orders`); how a queue is reached (`cli.client`).
+What is not here: the orders retry, hold, release, delete (`cli.queue_orders`), what looks at or moves the whole queue
+(`cli.queue_verify`, `cli.queue_transfer`); how a queue is reached (`cli.client`).
 """
 
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from elemta.cli.queue_output import (
     write_document,
 )
 from elemta.cli.queue_select import PAGE_MAILS, Selection, may_be_id, no_id, selection_options
+from elemta.cli.queue_transfer import TRANSFERS
+from elemta.cli.queue_verify import verify
 from elemta.runtime.clock import SystemClock
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -73,7 +76,7 @@ def queue() -> None:
     """
 
 
-for _command in ORDERS:
+for _command in (*ORDERS, verify, *TRANSFERS):
     queue.add_command(_command)
 
 

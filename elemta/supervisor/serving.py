@@ -203,6 +203,8 @@ class _Serving:
         started_at = self._runtime.clock.wall()
         return Control(
             queue=server.parts.queue,
+            store=stores.queue,
+            shared=stores.shared,
             inbox=stores.inbox,
             health=ServerHealth(server, config.queue_dir),
             metrics=self._metrics,

@@ -17,9 +17,11 @@ from elemta.web.control import Control
 from elemta.web.door import Door, HostRule
 from elemta.web.health import HealthPages, QueueSizes
 from elemta.web.inbox import InboxPages
+from elemta.web.nodes import NodePages
 from elemta.web.orders import OrderPages
 from elemta.web.problems import HANDLERS
 from elemta.web.queue import QueuePages
+from elemta.web.verify import VerifyPages
 from elemta.web.workers import Figures
 
 
@@ -37,6 +39,8 @@ def control_app(control: Control) -> ASGIApp:
         *QueuePages(control, figures).routes(),
         *OrderPages(control).routes(),
         *InboxPages(control).routes(),
+        *NodePages(control).routes(),
+        *VerifyPages(control).routes(),
     ]
     health = HealthPages(figures, QueueSizes(control.queue, control.metrics))
     pages = Mount(PREFIX, Router(operators, redirect_slashes=False))

@@ -68,6 +68,7 @@ class Desk:
         self._ids = SeededIds(self.clock, random.Random(11))
         self.control = Control(
             queue=self,
+            store=self.store,
             inbox=self.inbox,
             health=self.health,
             metrics=self.metrics,
@@ -75,6 +76,11 @@ class Desk:
             identity=Identity("mail.example.com", START - 60, running=running),
             log=make_logger("debug", "json", self.log),
         )
+        self.app = control_app(self.control)
+
+    def share(self) -> None:
+        """Let the queue be one that several nodes share."""
+        self.control = attrs.evolve(self.control, shared=self.store)
         self.app = control_app(self.control)
 
     def use_inbox(self, inbox: Any) -> None:
