@@ -5,6 +5,9 @@
     python -m tests.bench.bench_server latency [--rounds 3] [--mails 2000]
     python -m tests.bench.bench_server backlog [--queued 0 10000 1000000]
     python -m tests.bench.bench_server idle [--connections 1000]
+    python -m tests.bench.bench_server stores [--rounds 3] [--mails 2000] [--case S50]
+    python -m tests.bench.bench_server syncs [--case S50]
+    python -m tests.bench.bench_server nodes [--rounds 3] [--mails 20000]
 
 Every server stores on the same disk. Postfix parks what it takes in hold; Elemta delivers to `discard`, which costs it
 an attempt, its record and its removal for each mail. The load is Postfix's smtp-source, for `latency` a client of our
@@ -21,12 +24,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from elemta.datasource.options import Dialect
 from elemta.testing.process import ServerProcess
 from tests.bench import backlog, latency
 from tests.bench.backlog import measure_backlog
 from tests.bench.latency import measure_latency
 from tests.bench.servers import CASE_SECONDS, CASES, LOOK_SECONDS, aiosmtpd, elemta, load, place, postfix, sink
-from tests.bench.tables import Samples, show, show_growth
+from tests.bench.stores import count_syncs, measure_nodes, measure_stores
+from tests.bench.tables import Samples, show, show_growth, show_nodes, show_stores
 
 
 def measure_accept(cases: list[str], rounds: int, mails: int) -> Samples:
@@ -97,17 +102,31 @@ def _resident_kib(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("accept", "relay", "latency", "backlog", "idle"))
+    parser.add_argument("what", choices=("accept", "relay", "latency", "backlog", "idle", "stores", "syncs", "nodes"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mails", type=int, default=2000)
+    parser.add_argument("--mails", type=int)
     parser.add_argument("--connections", type=int, default=5000)
     parser.add_argument("--queued", type=int, nargs="+", default=[0, 10_000, 1_000_000])
     parser.add_argument("--case", action="append", choices=CASES)
     chosen = parser.parse_args()
+    chosen.mails = chosen.mails or (20_000 if chosen.what == "nodes" else 2000)
     medians = f"medians of {chosen.rounds}"
     match chosen.what:
         case "idle":
             measure_idle(chosen.connections)
+        case "stores":
+            cases = chosen.case or ["S10", "S50", "S50 kept"]
+            show_stores(measure_stores(cases, chosen.rounds, chosen.mails), cases, f"stores: mails a second, {medians}")
+        case "syncs":
+            for case in chosen.case or ["S50"]:
+                print(f"syncs a mail, {case}:", {name: round(each, 2) for name, each in count_syncs(case).items()})
+        case "nodes":
+            for dialect in Dialect:
+                runs = {
+                    nodes: [measure_nodes(dialect, nodes, chosen.mails) for _ in range(chosen.rounds)]
+                    for nodes in (1, 2, 3)
+                }
+                show_nodes(runs, f"nodes on one {dialect.value}: {chosen.mails} mails, {medians}")
         case "latency":
             show(measure_latency(chosen.rounds, chosen.mails), latency.ROWS, f"latency: ten sessions, 4 KiB, {medians}")
         case "backlog":

@@ -4,10 +4,12 @@ What is not here: what was measured.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.bench.stores import NodesRun
 
 #: (row, server) → one sample a round
 Samples = dict[tuple[str, str], list[float]]
@@ -39,4 +41,34 @@ def show_growth(samples: Samples, sizes: Sequence[str], title: str) -> None:
     for size in sizes:
         ratios = [f"{medians[size, name] / medians[sizes[0], name]:.2f}" for name in names]
         table.add_row(size, *(figure(medians[size, name]) for name in names), *ratios)
+    Console(width=WIDTH).print(table)
+
+
+def show_stores(samples: Samples, cases: Sequence[str], title: str) -> None:
+    """One row a store; each case with its ratios to SQLite and to Postfix."""
+    names = list(dict.fromkeys(name for name, _ in samples))
+    heads = [head for case in cases for head in (case, "/ sqlite", "/ postfix")]
+    table = Table("store", *heads, title=title)
+    medians = {key: statistics.median(values) for key, values in samples.items()}
+    for name in names:
+        cells = []
+        for case in cases:
+            rate = medians[name, case]
+            cells += [figure(rate), f"{rate / medians['sqlite', case]:.2f}", f"{rate / medians['postfix', case]:.2f}"]
+        table.add_row(name, *cells)
+    Console(width=WIDTH).print(table)
+
+
+def show_nodes(runs: Mapping[int, Sequence[NodesRun]], title: str) -> None:
+    """One row for each number of nodes."""
+    table = Table("nodes", "accepted a second", "out a second", "to one node", "out", "twice", "shares", title=title)
+    first = 0.0
+    for nodes, made in runs.items():
+        accepted = statistics.median(run.mails / run.accepted_seconds for run in made)
+        out = statistics.median(run.reached / run.out_seconds for run in made)
+        first = first or out
+        reached = f"{sum(run.reached for run in made)} of {sum(run.mails for run in made)}"
+        twice = str(sum(run.twice for run in made))
+        shares = " ".join(map(str, made[-1].shares))
+        table.add_row(str(nodes), figure(accepted), figure(out), f"{out / first:.2f}", reached, twice, shares)
     Console(width=WIDTH).print(table)
