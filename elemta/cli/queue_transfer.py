@@ -217,7 +217,7 @@ def _say(tally: "Tally", output: Output) -> None:
 def _figures(tally: "Tally") -> Mapping[str, object]:
     """The figures that say something."""
     figures = {
-        "copied": f"{tally.copied} ({octets(tally.octets)}), read back whole",
+        "copied": f"{tally.copied} ({octets(tally.octets)}), read back whole" if tally.copied else "",
         "there already": tally.present,
         "finished there since": tally.finished,
         "in flight at the stop": tally.uncertain,

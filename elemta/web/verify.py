@@ -1,7 +1,7 @@
 """The pages that look whether the queue is whole.
 
-Whole are the contents of its mails; what lies beside them, a store knows itself. One request reads a bounded number of
-mails and octets, one piece at a time, so that a server that runs meanwhile goes on serving. What is not here: what a store finds odd about itself (`QueueStore.inspect`).
+One request reads a bounded number of mails and octets, one piece at a time, so that a server that runs meanwhile goes
+on serving. What is not here: what a store finds odd about itself (`QueueStore.inspect`).
 """
 
 from typing import Any

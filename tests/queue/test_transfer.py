@@ -1,7 +1,7 @@
 """Copies of queues: between engines, interrupted anywhere, repeated, with damage on either side."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +11,9 @@ import attrs
 import pytest
 import trio
 
+from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.queue import transfer
+from elemta.queue.shared import as_shared
 from elemta.queue.transfer import HALF_DUE, SameStore, SourceInUse, Tally, Terms, Transfer
 from elemta.runtime.threads import WorkerThreads
 from elemta.storage.base import (
@@ -28,10 +30,12 @@ from elemta.storage.base import (
     StoreUnavailable,
     Verb,
 )
+from elemta.storage.file import FileStore
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import INLINE_CONTENT_OCTETS, PIECE_OCTETS, ContentRef, QueuedMail, QueueState
 from elemta.storage.rules import INTERRUPTED
 from elemta.storage.sqlite import SqliteStore
+from tests.storage.databases import DatabaseStores, empty_tables, made_database
 from tests.storage.mails import OCTETS, START, HandClock, Post, attempt, claimed, commit, rich_mail
 
 #: Content that does not travel with its insert, of more than one piece.
@@ -53,16 +57,33 @@ def post(clock: HandClock) -> Post:
     return Post(clock)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "file"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> Make:
+    """A store that needs no server."""
     kept: dict[str, MemoryStore] = {}
 
     def build(name: str) -> QueueStore:
         if request.param == "memory":
             return kept.setdefault(name, MemoryStore(clock))
-        return SqliteStore(str(tmp_path / name), WorkerThreads(), clock)
+        store = SqliteStore if request.param == "sqlite" else FileStore
+        return store(str(tmp_path / name), WorkerThreads(), clock)
 
     return build
+
+
+@pytest.fixture(scope="module", params=list(Dialect), ids=lambda dialect: dialect.value)
+def databases(request: pytest.FixtureRequest) -> Iterator[dict[str, DatabaseOptions]]:
+    """Two databases of one engine."""
+    with made_database(request.param) as source, made_database(request.param) as target:
+        yield {"source": source, "target": target}
+
+
+@pytest.fixture
+def make_shared(databases: dict[str, DatabaseOptions]) -> Make:
+    """A store that nodes share."""
+    for options in databases.values():
+        empty_tables(options)
+    return lambda name: DatabaseStores(databases[name]).build()
 
 
 @asynccontextmanager
@@ -117,6 +138,16 @@ async def tried(store: QueueStore, mail: QueuedMail, left: QueuedMail | None = N
     others = [Settle(each.id, "a server", joined.token, attrs.evolve(each, owner="")) for each in mails]
     await store.commit([change for change in others if change.id != mail.id])
     await commit(store, Settle(mail.id, "a server", joined.token, left, (attempt(**changes),)))
+    shared = as_shared(store)
+    if shared is not None:
+        await shared.leave("a server", joined.token)
+
+
+async def fall_silent(store: QueueStore, owner: str, token: int) -> None:
+    """A node of a shared store stops in the middle of everything, and its lease ends."""
+    shared = as_shared(store)
+    if shared is not None:
+        await shared.renew(owner, token, -1.0)
 
 
 # ---- what comes along --------------------------------------------------------------------------
@@ -230,6 +261,7 @@ async def test_an_attempt_in_flight_is_recorded_as_uncertain(make: Make, post: P
         token = (await source.join("one", START)).token
         assert await claimed(source, token) == [flying.id, owned.id]
         await commit(source, Begin(flying.id, "one", token, START + 3))
+        await fall_silent(source, "one", token)
         clock.now = LATER
         tally = await copy(source, target)
         assert (tally.copied, tally.uncertain) == (2, 1)
@@ -248,6 +280,7 @@ async def test_what_is_safe_leaves_the_source(make: Make, post: Post, clock: Han
         token = (await source.join("one", START)).token
         await claimed(source, token)
         await commit(source, Begin(flying.id, "one", token, START + 3))
+        await fall_silent(source, "one", token)
         clock.now = LATER
         tally = await copy(source, target, remove=True)
         assert (tally.copied, tally.removed, tally.failed) == (3, 3, 0)
@@ -321,6 +354,7 @@ async def test_a_queue_goes_there_and_back(make: Make, post: Post, clock: HandCl
         token = (await source.join("one", START)).token
         await claimed(source, token, now=START)
         await commit(source, Begin(flying.id, "one", token, START + 3))
+        await fall_silent(source, "one", token)
         clock.now = LATER
         await copy(source, target, remove=True)
         clock.now += 3600
@@ -570,3 +604,78 @@ async def test_it_may_be_cancelled_anywhere(make: Make, post: Post, monkeypatch:
             assert scope.cancelled_caught
         assert (await copy(source, target)).failed == 0
         assert await mails_of(target) == [digested(mail) for mail in await mails_of(source)]
+
+
+# ---- in a database that nodes share ------------------------------------------------------------
+
+
+async def test_everything_goes_to_a_database_and_back(make_shared: Make, post: Post, clock: HandClock) -> None:
+    async with both(make_shared) as (shared, other):
+        source = MemoryStore(clock)
+        tried_mail, flying, held = rich_mail(post.new_id()), post.mail(), post.mail(state=QueueState.HELD)
+        await fill(source, digested(tried_mail), flying, held)
+        await tried(source, tried_mail, attrs.evolve(tried_mail, attempts=4, next_attempt_at=START + 1e7))
+        ref = await staged(source, LARGE)
+        large = [post.mail(content=ref) for _ in range(2)]
+        await source.commit([Insert(mail) for mail in large])
+        token = (await source.join("one", START)).token
+        assert flying.id in await claimed(source, token)
+        await commit(source, Begin(flying.id, "one", token, START + 3))
+        await fall_silent(source, "one", token)
+        before = {mail.id: mail for mail in await mails_of(source)}
+        for start, end in ((source, shared), (shared, other), (other, source)):
+            tally = await copy(start, end, remove=True)
+            assert (tally.copied, tally.removed, tally.failed) == (5, 5, 0)
+            found = await mails_of(end)
+            assert [each.state for each in found] == [mail.state for mail in before.values()]
+            assert found[0] == digested(attrs.evolve(before[tried_mail.id], owner=""))
+            assert await content(end, found[-1]) == LARGE
+            assert found[-1].content == found[-2].content
+            assert await end.attempts(tried_mail.id) == [attempt()]
+            assert [each.reply for each in await end.attempts(flying.id)] == [INTERRUPTED]
+            assert await mails_of(start) == []
+
+
+async def test_no_node_is_left_in_the_database(make_shared: Make, post: Post, clock: HandClock) -> None:
+    async with both(make_shared) as (source, target):
+        await fill(source, post.mail())
+        await copy(source, target, remove=True)
+        for store in (source, target):
+            shared = as_shared(store)
+            assert shared is not None
+            assert await shared.nodes() == []
+
+
+async def test_a_database_is_not_copied_into_itself(make_shared: Make, post: Post) -> None:
+    store, again = make_shared("source"), make_shared("source")
+    await store.open()
+    await again.open()
+    await fill(store, post.mail())
+    with pytest.raises(SameStore):
+        await copy(store, again, remove=True)
+    assert len(await mails_of(store)) == 1
+    await store.close()
+    await again.close()
+
+
+async def test_a_database_that_is_delivered_from_is_left_alone(make_shared: Make, post: Post) -> None:
+    async with both(make_shared) as (source, target):
+        await fill(source, post.mail())
+        token = (await source.join("mx1", START)).token
+        with pytest.raises(SourceInUse, match="mx1"):
+            await copy(source, target)
+        assert (await copy(source, target, source_in_use=True)).copied == 1
+        await fall_silent(source, "mx1", token)
+        assert (await copy(source, target)).present == 1
+
+
+async def test_what_a_database_delivered_is_not_brought_back(make_shared: Make, post: Post, clock: HandClock) -> None:
+    async with both(make_shared) as (source, target):
+        mail, other = post.mail(), post.mail()
+        await fill(source, mail, other)
+        await tried(source, mail, attrs.evolve(mail, attempts=1))
+        await copy(source, target)
+        await tried(target, mail, None, started_at=LATER)
+        tally = await copy(source, target, remove=True)
+        assert (tally.present, tally.finished, tally.removed) == (1, 1, 1)
+        assert [each.id for each in await mails_of(target)] == [other.id]
