@@ -10,6 +10,7 @@ Raises the errors of `base`, nothing of a driver's.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from typing import Any, Generic, NoReturn, TypeVar
@@ -166,27 +167,30 @@ class PooledDatabase:
 
     async def _cross(self, unit: Unit[T]) -> T:
         """Take a place in the pool, hand the unit over, wait for it come what may."""
+        self._running_loop()
         await self._take_place()
         try:
-            if self._loop is None:
-                raise DatabaseAway(f"{self.name}: not in use: the server starts or stops")
-            return await self._wait(unit, self._loop.create_task(self._repeat(unit)))
+            loop = self._running_loop()
+            return await self._wait(unit, loop.create_task(self._repeat(unit)))
         finally:
             self._places.release()
 
+    def _running_loop(self) -> trio_asyncio.TrioEventLoop:
+        if self._loop is None:
+            raise DatabaseAway(f"{self.name}: not in use: the server starts or stops")
+        return self._loop
+
     async def _take_place(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        try:
+        with contextlib.suppress(trio.WouldBlock):
             self._places.acquire_nowait()
-        except trio.WouldBlock:
-            with trio.move_on_after(self._options.pool_wait_seconds) as patience:
-                await self._places.acquire()
-            if patience.cancelled_caught:
-                seconds = f"{self._options.pool_wait_seconds:g} s"
-                text = f"none of {self._options.pool_size} connections was free within {seconds}"
-                raise DatabaseAway(
-                    f"{self.name}: {text} (see what keeps the server busy, or raise pool_size)"
-                ) from None
+            return
+        with trio.move_on_after(self._options.pool_wait_seconds) as patience:
+            await self._places.acquire()
+        if patience.cancelled_caught:
+            seconds = f"{self._options.pool_wait_seconds:g} s"
+            text = f"none of {self._options.pool_size} connections was free within {seconds}"
+            raise DatabaseAway(f"{self.name}: {text} (see what keeps the server busy, or raise pool_size)")
 
     async def _wait(self, unit: Unit[T], job: "asyncio.Task[T]") -> T:
         waiter = trio.lowlevel.current_task()
@@ -199,10 +203,9 @@ class PooledDatabase:
 
         with trio.CancelScope(deadline=trio.current_time() + unit.seconds, shield=True):
             await trio.lowlevel.wait_task_rescheduled(expire)
-        try:
-            return job.result()
-        except asyncio.CancelledError:  # before its first step
-            raise self._late(unit) from None
+        if job.cancelled():
+            raise self._late(unit)
+        return job.result()
 
     # ---- on the asyncio side ---------------------------------------------------------------------
 
@@ -221,13 +224,10 @@ class PooledDatabase:
                 if runs == MAX_RUNS:
                     raise error_of(conflict.fault, self.name) from conflict.__cause__
                 await asyncio.sleep(self._rng.uniform(0, BACKOFF_SECONDS * 2**runs))
-            except asyncio.CancelledError:
-                raise self._late(unit) from None
-            finally:
-                unit.wire, unit.is_committing = None, False
 
     async def _equip(self, unit: Unit[T], *, anew: bool) -> bool:
         """Give the unit a connection; whether it is a new one."""
+        unit.is_committing = False
         oldest = trio.current_time() - IDLE_SECONDS
         while self._idle and not anew:
             wire, since = self._idle.pop()
@@ -255,14 +255,13 @@ class PooledDatabase:
         assert wire is not None
         try:
             value = await unit.run_on(wire)
-        except asyncio.CancelledError:
-            wire.abort()
-            raise self._late(unit) from None
         except Exception as error:
             await self._fail(unit, wire, error, is_fresh=is_fresh)
         except BaseException:
             wire.abort()
             raise
+        finally:
+            unit.wire = None  # a deadline that comes now must not cut what another unit uses
         await self._lay_back(unit, wire)
         return value
 
@@ -273,6 +272,7 @@ class PooledDatabase:
         is_unknown = (
             unit.is_committing and not isinstance(error, RolledBack) and (fault is None or not fault.is_definite)
         )
+        unit.is_committing = is_unknown
         if is_lost or is_unknown:
             wire.abort()
         else:
@@ -293,11 +293,11 @@ class PooledDatabase:
     async def _undo(self, unit: Unit[T], wire: Wire) -> None:
         try:
             await wire.rollback()
-        except asyncio.CancelledError:
-            wire.abort()
-            raise
         except Exception:  # what matters is why the unit failed; a new connection is as good as a rollback
             wire.abort()
+        except BaseException:
+            wire.abort()
+            raise
         else:
             await self._lay_back(unit, wire)
 

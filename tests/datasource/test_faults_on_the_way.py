@@ -3,11 +3,12 @@
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from elemta.datasource.base import Connection, DatabaseAway, OutcomeUnknown
 from elemta.datasource.options import DatabaseOptions
 from tests.datasource.proxy import CommitFault, proxied
-from tests.datasource.servers import SERVERS, running
+from tests.datasource.servers import SERVERS, database_of, running
 
 pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
 
@@ -125,20 +126,28 @@ async def test_a_commit_without_answer_is_unknown(server: DatabaseOptions, fault
 
 
 async def test_a_stop_waits_for_units_under_way(server: DatabaseOptions) -> None:
-    async with proxied(server) as proxy:
-        async with running(proxy.options) as database:
-            await database.transact(make)
-        async with trio.open_nursery() as nursery:
-            async with running(proxy.options) as database:
-                proxy.stall()
-                nursery.start_soon(database.transact, insert)
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(resume_when_waited_for, proxy.resume)
-        async with running(proxy.options) as database:
-            assert await database.look(count) == 1
+    """Told to stop while a unit waits for its answer, the database is there until the answer came."""
+    async with proxied(server) as proxy, trio.open_nursery() as nursery:
+        database = database_of(proxy.options)
+        service = trio.CancelScope()
+        stopped = trio.Event()
 
+        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+            with service:
+                await database.run(task_status=task_status)
+            stopped.set()
 
-async def resume_when_waited_for(resume: object) -> None:
-    await trio.testing.wait_all_tasks_blocked()
-    assert callable(resume)
-    resume()
+        await nursery.start(serve)
+        await database.transact(make)
+        proxy.stall()
+        nursery.start_soon(database.transact, insert)
+        await trio.testing.wait_all_tasks_blocked()
+        service.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not stopped.is_set()
+        with pytest.raises(DatabaseAway, match="starts or stops"):
+            await database.look(count)
+        proxy.resume()
+        await stopped.wait()
+    async with running(server) as database:
+        assert await database.look(count) == 1

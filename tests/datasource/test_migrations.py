@@ -132,7 +132,8 @@ async def test_few_rights_suffice_once_all_is_done(server: DatabaseOptions) -> N
             with pytest.raises(DatabaseUnusable, match=r"grant the user the rights|must be owner"):
                 await migrate(database, [FIRST, SECOND], component="a")
     finally:
-        await trio.to_thread.run_sync(run, DROPS[server.dialect])
+        with trio.fail_after(30, shield=True):
+            await trio.to_thread.run_sync(run, DROPS[server.dialect])
 
 
 def test_what_is_pending() -> None:

@@ -263,7 +263,8 @@ async def test_a_wrong_password_is_named_and_not_shown(mysql: DatabaseOptions) -
             with pytest.raises(DatabaseUnusable, match=r"Access denied .* to database"):
                 await database.look(make)
     finally:
-        await trio.to_thread.run_sync(administer, mysql, f"DROP USER {name}")
+        with trio.fail_after(30, shield=True):
+            await trio.to_thread.run_sync(administer, mysql, f"DROP USER {name}")
 
 
 @both

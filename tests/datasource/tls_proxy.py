@@ -93,6 +93,6 @@ async def encrypted(upstream: DatabaseOptions, context: ssl.SSLContext) -> Async
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         proxy = TlsProxy(upstream, listener.socket.getsockname()[1], context)
-        nursery.start_soon(trio.serve_listeners, proxy.handle, [listener])
+        await nursery.start(trio.serve_listeners, proxy.handle, [listener])
         yield proxy
         nursery.cancel_scope.cancel()
