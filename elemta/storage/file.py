@@ -16,6 +16,7 @@ In `queue_dir`:
     attempts/HOUR.jsonl each attempt as a line, by the hour of its end; kept when the mail is gone
     nodes.json          the latest fencing token of each node
     journal/            what makes it durable, two files that take turns (`file_journal`, `file_record`)
+    spare/              files to be written over (`file_folders`)
 
 A state is JSON with a checksum (`file_state`). Between two checkpoints the journal is what counts: after a crash the
 store carries it out again when it opens, so that the files say what was committed. While a server runs, nobody else
@@ -105,9 +106,13 @@ class FileStore:
         if not is_queue_id(ref.id) or not self._queue.is_needed(ref.id):
             raise ContentMissing("the content is not in the queue")
         try:
-            return self._contents.read(ref, offset, limit)
+            octets = self._contents.read(ref, offset, limit)
         except OSError as error:
             raise explain(error, self._folders.directory) from error
+        # When the mail left meanwhile, its file may hold another's content already.
+        if not self._queue.is_needed(ref.id):
+            raise ContentMissing("the content is not in the queue any more")
+        return octets
 
     async def claim(self, claim: Claim) -> list[QueuedMail]:
         """Take ownership of due mails; see `QueueStore.claim`."""
@@ -175,8 +180,10 @@ class FileStore:
 
     async def inspect(self) -> Sequence[Finding]:
         """Look over every file; see `QueueStore.inspect`."""
-        await trio.lowlevel.checkpoint()
-        return []
+        found, places = await self._threads.run(self._one, self._queue.begin_inspection)
+        for start in range(0, len(places), STEP_FILES):
+            found += await self._threads.run(self._one, self._queue.inspect, places[start : start + STEP_FILES])
+        return found
 
 
 class FileWriter:

@@ -17,7 +17,7 @@ import orjson
 from elemta.mail.ids import ALPHABET, TIME_CHARACTERS
 from elemta.mail.outcome import Attempt
 from elemta.storage.codec import ATTEMPT_COLUMNS, AttemptRow, decode_attempt, encode_attempt
-from elemta.storage.file_folders import ANEW, Folder, Folders, OddFile
+from elemta.storage.file_folders import Folder, Folders, OddFile
 from elemta.storage.file_record import Append
 from elemta.storage.rules import is_older
 
@@ -119,7 +119,7 @@ class History:
             hour = hour_of(name)
             assert hour is not None
             if hour + HOUR_SECONDS + CLOCK_SECONDS <= before:
-                self._folders.remove((Folder.ATTEMPTS, name))
+                self._folders.unlink((Folder.ATTEMPTS, name))
             elif hour <= before + ATTEMPT_SECONDS:
                 self._thin_out(name, before)
         self._folders.sync(Folder.ATTEMPTS)
@@ -133,12 +133,9 @@ class History:
             else:
                 kept.append(line + b"\n")
         if gone and not kept:
-            self._folders.remove((Folder.ATTEMPTS, name))
+            self._folders.unlink((Folder.ATTEMPTS, name))
         elif gone:
-            place = (Folder.ATTEMPTS, name + ANEW)
-            self._folders.put(place, b"".join(kept))
-            self._folders.sync_file(place)
-            self._folders.take_place(place, name)
+            self._folders.put_synced((Folder.ATTEMPTS, name), b"".join(kept))
 
 
 def row_of(line: bytes) -> AttemptRow | None:

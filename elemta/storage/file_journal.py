@@ -40,6 +40,11 @@ _NAME = re.compile(r"[0-9]{1,18}-[0-9a-f]{8}\.log")
 _NO_HEADER = Header("", -1)
 
 
+def is_journal(name: str) -> bool:
+    """True for the names that journals have."""
+    return _NAME.fullmatch(name) is not None
+
+
 class Journal:
     """Changes files durably. Methods block, and are called in one thread at a time."""
 
@@ -70,15 +75,19 @@ class Journal:
     def open(self) -> None:
         """Find the journal, carry it out again, begin a new one. Raises `OSError`, `StoreUnavailable`."""
         self._find()
-        records = [] if self.is_new else read_records(self._folders.read((Folder.JOURNAL, self._name)), self._header)
-        self.generation = max(self._header.base, 0)
-        if records:
-            self.generation = records[-1][0]
-            self._carry_out_again([batch for _, batch in records])
-        if records or self.is_new:
+        records, self._position = ([], RECORDS_AT) if self.is_new else self._read_records()
+        self.generation = records[-1][0] if records else max(self._header.base, 0)
+        self._carry_out_again([batch for _, batch in records])
+        if self._undone and self._trouble is not None:
+            raise self._trouble
+        if self._trouble is None:
             self.checkpoint()
         if not self._spare:
             self._make_spare()
+
+    def _read_records(self) -> tuple[list[tuple[int, Batch]], int]:
+        with self._folders.reading((Folder.JOURNAL, self._name)) as (descriptor, size):
+            return read_records(os.pread(descriptor, size, 0), self._header)
 
     def _find(self) -> None:
         """The journal with the greatest base counts; one other is its spare, more are removed."""
@@ -91,10 +100,9 @@ class Journal:
         self.is_new = not self._name
         if not self.is_new:
             self._take_descriptor(self._open(self._name))
-            self._position = RECORDS_AT
         self._spare = found.pop()[1] if found else ""
         for _, name in found:
-            self._folders.remove((Folder.JOURNAL, name))
+            self._folders.unlink((Folder.JOURNAL, name))
 
     def _open(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -112,8 +120,7 @@ class Journal:
                 self._touched.add(place[0])
             else:
                 self._change(place, write)
-        if self._trouble is not None:
-            raise self._trouble
+        self._catch_up()
 
     def _stands(self, write: Write) -> bool:
         try:
@@ -157,7 +164,7 @@ class Journal:
         written: list[Place] = []
         try:
             for write in batch.contents:
-                self._folders.put(write.place, write.octets, is_new=write.is_new)
+                self._folders.put(write.place, write.octets)
                 written.append(write.place)
             if batch.has_staged:
                 self._folders.sync(Folder.DATA)
@@ -225,7 +232,7 @@ class Journal:
         self._touched.add(place[0])
         try:
             if write is not None:
-                self._folders.put(place, write.octets, moment=write.moment, is_new=write.is_new)
+                self._folders.put(place, write.octets, moment=write.moment, replaces=not write.is_new)
                 self._dirty.add(place)
             else:
                 self._dirty.discard(place)
@@ -259,6 +266,8 @@ class Journal:
     def _catch_up(self) -> None:
         if self._trouble is None:
             return
+        if is_full(self._trouble):
+            self._folders.drop_spares()
         self._trouble = None
         unappended, self._unappended = self._unappended, []
         self._append(unappended)
@@ -298,8 +307,7 @@ class Journal:
                 raise
             with self._folders.reading(place) as (descriptor, size):
                 octets, moment = os.pread(descriptor, size, 0), os.fstat(descriptor).st_mtime
-            self._folders.put(place, octets, moment=moment)
-            self._folders.sync_file(place)
+            self._folders.put_synced(place, octets, moment=moment)
             self._touched.add(place[0])
 
     def _resolve(self) -> bool:
@@ -339,7 +347,7 @@ class Journal:
         for name in self._folders.names(Folder.JOURNAL):
             if name != self._name:
                 with suppress(OSError):
-                    self._folders.remove((Folder.JOURNAL, name))
+                    self._folders.unlink((Folder.JOURNAL, name))
         self._spare = ""
 
     def _make_spare(self) -> None:

@@ -17,6 +17,7 @@ from elemta.storage.base import (
     Change,
     Claim,
     Filter,
+    Finding,
     Insert,
     Joined,
     Order,
@@ -28,6 +29,7 @@ from elemta.storage.base import (
     Verb,
 )
 from elemta.storage.file_attempts import History, encode_attempts, made_at
+from elemta.storage.file_check import Inspector
 from elemta.storage.file_content import Contents, check_space, content_place
 from elemta.storage.file_draft import Draft
 from elemta.storage.file_errors import explain
@@ -146,7 +148,7 @@ class FileQueue:
         new = sum(isinstance(change, Insert) for change in batch)
         if new:
             try:
-                self._check_space(new)
+                self._make_space(new)
             except StoreFull:
                 if new == len(batch):
                     raise
@@ -164,13 +166,18 @@ class FileQueue:
     def _present(self, insert: Insert) -> Result:
         return Result.APPLIED if insert.mail.id in self._index.entries else Result.FULL
 
-    def _check_space(self, new: int) -> None:
+    def _make_space(self, new: int) -> None:
+        """Raise `StoreFull` when there is no room for new mails. Spare files yield to them."""
         if self._journal.trouble is not None:
             self._journal.ready()
         if self._journal.trouble is not None:
             raise explain(self._journal.trouble, self._folders.directory)
         try:
-            check_space(self._folders, new)
+            try:
+                check_space(self._folders, new)
+            except StoreFull:
+                self._folders.drop_spares()
+                check_space(self._folders, new)
         except OSError as error:
             raise explain(error, self._folders.directory) from error
 
@@ -407,6 +414,25 @@ class FileQueue:
             for content_id in old.union(self._contents.staged_before(before)):
                 if content_id not in self._index.references:
                     self._contents.discard(content_id)
+        except OSError as error:
+            raise explain(error, self._folders.directory) from error
+
+    # ---- looking it over -----------------------------------------------------------------------
+
+    def begin_inspection(self) -> tuple[list[Finding], list[Place]]:
+        """What is odd about the folders, and all places to `inspect`."""
+        self._check_open()
+        inspector = Inspector(self._folders, self._index)
+        try:
+            return inspector.look_at_folders(), inspector.places()
+        except OSError as error:
+            raise explain(error, self._folders.directory) from error
+
+    def inspect(self, places: Sequence[Place]) -> list[Finding]:
+        """What is odd among these."""
+        self._check_open()
+        try:
+            return Inspector(self._folders, self._index).look(places, list(self._contents.staged))
         except OSError as error:
             raise explain(error, self._folders.directory) from error
 

@@ -95,19 +95,20 @@ def encode_record(header: Header, generation: int, batch: Batch) -> bytes:
     return b"".join((line.encode(), said, octets))
 
 
-def read_records(octets: bytes, header: Header) -> list[tuple[int, Batch]]:
-    """The whole records of a journal in order, with their generations; it ends with the first that is not."""
+def read_records(octets: bytes, header: Header) -> tuple[list[tuple[int, Batch]], int]:
+    """The whole records of a journal in order, with their generations, and where they end: with the first that is not
+    whole, not of this turn, or not newer than the one before."""
     records: list[tuple[int, Batch]] = []
-    at, last = RECORDS_AT, header.base
-    while (found := _RECORD.match(octets, at)) is not None and found[1].decode() == header.key:
+    end, last = RECORDS_AT, header.base
+    while (found := _RECORD.match(octets, end)) is not None and found[1].decode() == header.key:
         generation, said, size = int(found[2]), int(found[3]), int(found[4])
         begin = found.end()
         at = begin + said + size
         if generation <= last or at > len(octets) or zlib.crc32(octets[begin:at]) != int(found[5], 16):
             break
-        last = generation
+        last, end = generation, at
         records.append((generation, _decode(octets[begin : begin + said], octets[begin + said : at])))
-    return records
+    return records, end
 
 
 def _decode(said: bytes, octets: bytes) -> Batch:

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from elemta.mail.ids import is_queue_id
 from elemta.storage.file_content import content_id_of
-from elemta.storage.file_folders import ANEW, STATE_OF, Folder, Folders, OddFile, Place
+from elemta.storage.file_folders import STATE_OF, Folder, Folders, OddFile, Place
 from elemta.storage.file_index import Entry, Index
 from elemta.storage.file_nodes import NODES, Nodes
 from elemta.storage.file_state import Damaged, State, decode_state, id_of, state_name
@@ -76,11 +76,9 @@ class _Surveyor:
         # In order, so that whoever lists the mails later finds them nearly sorted.
         for name, moment, is_plain in sorted(self._folders.entries(folder)):
             queue_id = id_of(name)
-            if queue_id is None:
-                self._remove_half_written(folder, name)
-            elif not is_plain:
+            if queue_id is None or not is_plain:
                 continue
-            elif queue_id in self._seen:
+            if queue_id in self._seen:
                 self._decide(queue_id, self._seen[queue_id], folder)
             else:
                 self._seen[queue_id] = folder
@@ -88,11 +86,6 @@ class _Surveyor:
                 index.add_unread(queue_id, entry)
                 if folder in self._read_folders:
                     self._read(queue_id, folder)
-
-    def _remove_half_written(self, folder: Folder, name: str) -> None:
-        if name.endswith(ANEW) and id_of(name.removesuffix(ANEW)) is not None:
-            with suppress(OSError):
-                self._folders.remove((folder, name))
 
     def _read(self, queue_id: str, folder: Folder) -> State | None:
         state = self._state(queue_id, folder)
@@ -122,17 +115,11 @@ class _Surveyor:
         self._seen[queue_id] = newer
         self._found.index.put(kept.mail)
         if states[older] is not None:
-            self._folders.remove((older, state_name(queue_id)))
+            self._folders.unlink((older, state_name(queue_id)))
 
     def _look_at_contents(self) -> None:
-        there: set[str] = set()
-        for name in self._folders.names(Folder.DATA):
-            content_id = content_id_of(name)
-            if content_id is not None:
-                there.add(content_id)
-            elif name.endswith(ANEW) and content_id_of(name.removesuffix(ANEW)) is not None:
-                with suppress(OSError):
-                    self._folders.remove((Folder.DATA, name))
+        names = self._folders.names(Folder.DATA)
+        there = {content_id for name in names if (content_id := content_id_of(name)) is not None}
         index = self._found.index
         for queue_id, entry in list(index.entries.items()):
             # A mark is missing, perhaps after a restored copy: ask the mail before its content passes for nobody's.

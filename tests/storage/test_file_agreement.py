@@ -17,7 +17,14 @@ class FilePair(Pair):
     """The reference and the file store, which stands in SQLite's place."""
 
     def _build(self) -> QueueStore:
-        return FileStore(self._folder, InlineThreads(), self.clock, ids=self._sqlite_ids)
+        store = FileStore(self._folder, InlineThreads(), self.clock, ids=self._sqlite_ids)
+        self.built = [*getattr(self, "built", ()), store]
+        return store
+
+    async def close(self) -> None:
+        """Those that vanished as well: their descriptors are the process's."""
+        for store in self.built:
+            await store.close()
 
 
 # Without `explain`, which repeats a failure a hundred times to say what was not to blame.
@@ -35,13 +42,19 @@ async def test_files_agree_with_the_reference(data: st.DataObject) -> None:
         patch.setattr(file, "STEP_FILES", 2)
         patch.setattr(file_index, "STALE_ENTRIES", data.draw(st.integers(0, 3)))
         pair = FilePair(folder, data)
-        await pair.sqlite.open()
-        steps = [pair.commit] * 6 + [pair.claim] * 2
-        steps += [pair.join, pair.stage, pair.order, pair.cleanup, pair.wait, pair.restart]
-        await pair.join()
-        for _ in range(data.draw(st.integers(1, 25))):
-            await pair.pick(steps)()
-        await pair.compare()
-        await pair.restart()
-        await pair.compare()
-        await pair.sqlite.close()
+        try:
+            await live(pair, data.draw(st.integers(1, 25)))
+        finally:
+            await pair.close()
+
+
+async def live(pair: FilePair, steps: int) -> None:
+    await pair.sqlite.open()
+    ways = [pair.commit] * 6 + [pair.claim] * 2
+    ways += [pair.join, pair.stage, pair.order, pair.cleanup, pair.wait, pair.restart]
+    await pair.join()
+    for _ in range(steps):
+        await pair.pick(ways)()
+    await pair.compare()
+    await pair.restart()
+    await pair.compare()
