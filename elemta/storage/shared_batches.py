@@ -44,6 +44,9 @@ async def _at_once(server: Server, batch: Sequence[Change], *, is_fresh: bool = 
     async def work(connection: Connection) -> list[Result]:
         ledger = Ledger(await server.look_up(connection, wanted))
         results = [ledger.apply(change) for change in batch]
+        if is_fresh and Result.REFUSED in results:
+            # Of a mail that is there, the content need not come along again.
+            raise ChangeRefused("a new mail cannot be kept, unless it is there already")
         await server.write(connection, ledger.writes())
         return results
 

@@ -260,10 +260,9 @@ class Ledger:
         if there is not None:
             is_own = (there.standing.owner, there.standing.token) == (mail.owner, insert.token)
             return Result.APPLIED if insert.token is None or is_own else Result.FENCED
-        is_fenced = (mail.owner != "" or insert.token is not None) and (
-            latest is None or insert.token not in (None, latest)
-        )
-        if is_fenced or mail.owner == "" or mail.state is not QueueState.ACTIVE:
+        asks = mail.owner != "" and mail.state is QueueState.ACTIVE
+        is_fenced = latest != insert.token if insert.token is not None else asks and latest is None
+        if is_fenced or not asks:
             row, latest = (*row[:_OWNER], "", *row[_OWNER + 1 : _SINCE], None, *row[_SINCE + 1 :]), 0
         row = (*row, latest)
         self._mails[mail.id] = _Mail(_standing_of(row, row[_CONTENT]), is_new=True, row=row)

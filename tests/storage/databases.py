@@ -88,13 +88,15 @@ def made_database(dialect: Dialect) -> Iterator[DatabaseOptions]:
         yield options
 
 
+async def empty(connection: Connection) -> None:
+    """Begin anew: a unit of work."""
+    for table in TABLES:
+        await connection.execute(f"DELETE FROM elemta_{table}")
+    await connection.execute("UPDATE elemta_tokens SET latest = 0")
+
+
 def empty_tables(options: DatabaseOptions) -> None:
     """Begin anew."""
-
-    async def empty(connection: Connection) -> None:
-        for table in TABLES:
-            await connection.execute(f"DELETE FROM elemta_{table}")
-        await connection.execute("UPDATE elemta_tokens SET latest = 0")
 
     async def main() -> None:
         async with running(options) as database:

@@ -8,6 +8,7 @@ from elemta.datasource.options import DatabaseOptions, Dialect
 from tests.storage.contract import QueueStoreContract
 from tests.storage.databases import DatabaseStores, empty_tables, made_database
 from tests.storage.mails import Stores
+from tests.storage.shared_contract import SharedStoreContract, SharedStores
 
 
 @pytest.fixture(scope="module")
@@ -25,5 +26,12 @@ def stores(database: DatabaseOptions) -> DatabaseStores:
 class TestPostgresql(QueueStoreContract):
     @pytest.fixture
     def stores(self, database: DatabaseOptions) -> Stores:
+        empty_tables(database)
+        return DatabaseStores(database)
+
+
+class TestSharedPostgresql(SharedStoreContract):
+    @pytest.fixture
+    def stores(self, database: DatabaseOptions) -> SharedStores:
         empty_tables(database)
         return DatabaseStores(database)
