@@ -100,6 +100,12 @@ async def test_a_server_that_hangs_is_left_at_the_deadline(server: DatabaseOptio
             assert proxy.connections == 3  # the first, one that came to a halt on its way, and a new one
 
 
+async def test_a_deadline_before_the_first_step(server: DatabaseOptions) -> None:
+    async with running(attrs.evolve(server, unit_seconds=0.0)) as database:
+        with trio.fail_after(10), pytest.raises(DatabaseAway, match="no answer within 0 s"):
+            await database.look(count)
+
+
 async def test_a_server_that_hangs_while_connecting(server: DatabaseOptions) -> None:
     async with proxied(server) as proxy:
         async with running(attrs.evolve(proxy.options, connect_seconds=SHORT)) as database:
