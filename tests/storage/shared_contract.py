@@ -1,7 +1,7 @@
 """The contract of a queue that several nodes share, as a suite.
 
-Each engine's tests derive a class from `SharedStoreContract` and give it the fixture `stores`. No test waits for a lease
-to end: a node that renews for less than no time is dead at once, by whatever clock judges it.
+Each engine's tests derive a class from `SharedStoreContract` and give it the fixture `stores`. No test waits for the
+end of a lease: a node that renews for less than no time is dead at once, by whatever clock judges it.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -1,6 +1,7 @@
 """Two stores that are told the same answer the same: those on database servers against the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -9,14 +10,14 @@ from hypothesis import strategies as st
 
 from elemta.datasource.options import DatabaseOptions
 from elemta.storage import shared_lookup, shared_scout, shared_server
-from elemta.storage.base import Insert, QueueStore, SharedStore
+from elemta.storage.base import Insert, Node, QueueStore, SharedStore
 from elemta.storage.records import QueueState
 from tests.datasource.servers import SERVERS
 from tests.storage.databases import RunningStore, empty, made_database
-from tests.storage.test_agreement import OWNERS, Pair
+from tests.storage.test_agreement import OWNERS, Ask, Pair
 
 #: An example takes the servers a tenth of a second; a campaign asks for many more.
-EXAMPLES = settings().max_examples // 4
+EXAMPLES = settings().max_examples // 6
 #: Longer than the clock of the test ever waits.
 LONG_SECONDS = 1e6
 
@@ -48,27 +49,36 @@ class DatabasePair(Pair):
         self.sqlite = self._build()
         await self.sqlite.open()
 
+    async def all(self, verb: Callable[[SharedStore], Awaitable[Any]]) -> Any:
+        """Ask both what only a shared store knows."""
+        return await self.both(cast(Ask, verb))
+
     async def join_all(self) -> None:
         for owner in OWNERS:
-            joined = await self.both(lambda store, owner=owner: store.join(owner, self.clock.now))  # type: ignore[misc]  # a default binds it
-            self._tokens[owner] = joined.token
+            await self._join(owner)
+
+    async def _join(self, owner: str) -> None:
+        joined = await self.all(lambda store: store.join(owner, self.clock.now))
+        self._tokens[owner] = joined.token
 
     async def die(self) -> None:
         """One node dies, and another forgets it; the leases are by different clocks."""
         dead = self.pick(OWNERS)
         for owner in OWNERS:
-            seconds = -1.0 if owner == dead else LONG_SECONDS
-            await self.both(lambda store, owner=owner, s=seconds: store.renew(owner, self._tokens[owner], s))  # type: ignore[misc]  # likewise
-        await self.both(lambda store: store.adopt("another"))
+            await self._renew(owner, -1.0 if owner == dead else LONG_SECONDS)
+        await self.all(lambda store: store.adopt("another"))
+
+    async def _renew(self, owner: str, seconds: float) -> None:
+        await self.all(lambda store: store.renew(owner, self._tokens[owner], seconds))
 
     async def leave(self) -> None:
         owner = self.pick(OWNERS)
         token = self._token(owner)
-        await self.both(lambda store: store.leave(owner, token))
+        await self.all(lambda store: store.leave(owner, token))
 
     async def drain(self) -> None:
         owner, draining = self.pick(OWNERS), self.chance()
-        await self.both(lambda store: store.set_draining(owner, draining))
+        await self.all(lambda store: store.set_draining(owner, draining))
 
     def _insert(self) -> Insert:
         insert = super()._insert()
@@ -80,10 +90,10 @@ class DatabasePair(Pair):
     async def compare(self) -> None:
         await super().compare()
 
-        async def nodes(store: QueueStore) -> object:
-            return [attrs.evolve(node, lease_left=0.0) for node in await store.nodes()]  # type: ignore[attr-defined]  # both are shared
+        async def nodes(store: SharedStore) -> list[Node]:
+            return [attrs.evolve(node, lease_left=0.0) for node in await store.nodes()]
 
-        await self.both(nodes)
+        await self.all(nodes)
         assert await self.sqlite.inspect() == []
 
 
