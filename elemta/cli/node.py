@@ -118,6 +118,8 @@ def _chosen(wanted: str, names: list[str]) -> list[str]:
         return begin
     if begin:
         raise CommandError(f'"{wanted}" may be each of {", ".join(nodes)}: write more of the name.', ExitCode.USAGE)
-    near = difflib.get_close_matches(wanted, names, n=1)
-    hint = f' Did you mean "{near[0]}"?' if near else " See `elemta node list`."
+    # People think of a host, or of its first label, and not of the characters that tell it from another.
+    known = {short: name for name in names for short in (name.partition(".")[0], name.partition("~")[0], name)}
+    near = difflib.get_close_matches(wanted, known, n=1)
+    hint = f' Did you mean "{known[near[0]]}"?' if near else " See `elemta node list`."
     raise CommandError(f'there is no node "{wanted}".{hint}')

@@ -84,7 +84,15 @@ def test_a_beginning_of_several_names_is_refused(terminal: Terminal, desk: Desk,
     assert draining(desk, beside) == [False] * 3
 
 
-@pytest.mark.parametrize(("wanted", "hint"), [("mx1.exmaple.com~aa", "mx1.example.com~aa"), ("", "elemta node list")])
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ("mx1.exmaple.com~aa", '"mx1.example.com~aa"'),
+        ("mx1.exmaple.com", '"mx1.example.com~aa"'),
+        ("nx1", '"mx1.example.com~aa"'),
+        ("", "elemta node list"),
+    ],
+)
 def test_an_unknown_name_gets_a_hint(
     wanted: str, hint: str, terminal: Terminal, desk: Desk, beside: Callable[..., Any]
 ) -> None:

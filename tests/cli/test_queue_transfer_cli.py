@@ -1,7 +1,12 @@
 """The commands that move or verify a whole queue: between configurations, with a server beside, with damage."""
 
+import contextlib
 import json
+import os
+import pty
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import sha256
@@ -215,6 +220,29 @@ def test_lines_tell_how_far_it_is(terminal: Terminal, old: Path, post: Post, mon
     stored(terminal.folder / "old", *(post.mail() for _ in range(3)))
     ended = terminal.run("queue", "import", "--from", str(old))
     assert "copying: 3 of 3" in ended.err.splitlines()
+
+
+def test_a_bar_tells_it_on_a_terminal(terminal: Terminal, old: Path, post: Post) -> None:
+    stored(terminal.folder / "old", *(post.mail() for _ in range(3)))
+    words = ("-c", str(terminal.folder / "elemta.conf"), "queue", "import", "--from", str(old), "-o", "json")
+    end, other = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "elemta", *words],
+        stdout=subprocess.PIPE,
+        stderr=other,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(other)
+        shown = b""
+        # Linux says EIO when the other end is closed.
+        with contextlib.suppress(OSError):
+            while piece := os.read(end, 65536):
+                shown += piece
+        os.close(end)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["copied"] == 3
+    assert b"copying" in shown
+    assert b"3/3" in shown
 
 
 # ---- verify ------------------------------------------------------------------------------------
