@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from elemta.runtime.clock import SystemClock
 from elemta.runtime.ids import SecureIds
 from elemta.runtime.threads import InlineThreads
-from elemta.storage.base import Begin, Claim, ContentWriter, Insert, Settle, StoreUnavailable
+from elemta.storage.base import Begin, Claim, ContentWriter, Insert, QueueStore, Settle, StoreUnavailable
 from elemta.storage.records import PIECE_OCTETS, ContentRef, QueuedMail, QueueState
 from elemta.storage.sqlite import SqliteStore
 from tests.storage.mails import START, Post, attempt
@@ -51,7 +51,7 @@ async def write(writer: ContentWriter, octets: bytes) -> str:
 class Committer:
     def __init__(self, directory: str, seed: int) -> None:
         clock = SystemClock()
-        self._store = SqliteStore(directory, InlineThreads(), clock)
+        self._store: QueueStore = SqliteStore(directory, InlineThreads(), clock)
         self._ids = SecureIds(clock)
         self._chance = random.Random(seed)
         self._plain = Post().mail()
