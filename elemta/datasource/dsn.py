@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from elemta.datasource.encryption import client_context
 from elemta.datasource.options import (
     CONNECT_SECONDS,
     LOCK_SECONDS,
@@ -84,7 +85,7 @@ def parse_dsn(text: str, environment: Mapping[str, str] = os.environ) -> Databas
     host = parts.hostname or "127.0.0.1"
     connect = _number(options, "connect_timeout", CONNECT_SECONDS)
     statement = _number(options, "statement_timeout", STATEMENT_SECONDS)
-    return DatabaseOptions(
+    found_options = DatabaseOptions(
         dialect=dialect,
         host=host,
         port=port or 0,
@@ -100,6 +101,8 @@ def parse_dsn(text: str, environment: Mapping[str, str] = os.environ) -> Databas
         lock_seconds=min(LOCK_SECONDS, statement),
         unit_seconds=max(UNIT_SECONDS, connect + statement),
     )
+    client_context(found_options)  # certificates that cannot be read are found out now, not at the first mail
+    return found_options
 
 
 def is_loopback(host: str) -> bool:
@@ -169,13 +172,7 @@ def _encryption_of(options: Mapping[str, str], *, is_near: bool) -> Encryption:
 
 
 def _roots_of(options: Mapping[str, str]) -> Path | None:
-    name = options.get("sslrootcert")
-    if name is None:
-        return None
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"sslrootcert: no file {name}")
-    return path
+    return Path(options["sslrootcert"]) if "sslrootcert" in options else None
 
 
 def _number(options: Mapping[str, str], name: str, default: float) -> float:

@@ -9,10 +9,7 @@ from elemta.datasource.options import DatabaseOptions, Encryption
 
 
 def client_context(options: DatabaseOptions) -> ssl.SSLContext | None:
-    """The context for a connection, None for none.
-
-    Raises `OSError` when the file of trusted certificates cannot be read, `ssl.SSLError` when it holds none.
-    """
+    """The context for connections, None for none. Raises `ValueError` when the trusted certificates cannot be read."""
     if options.encryption is Encryption.DISABLE:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -23,5 +20,10 @@ def client_context(options: DatabaseOptions) -> ssl.SSLContext | None:
     elif options.roots is None:
         context.load_default_certs()
     else:
-        context.load_verify_locations(cafile=options.roots)
+        try:
+            context.load_verify_locations(cafile=options.roots)
+        except ssl.SSLError:
+            raise ValueError(f"sslrootcert: {options.roots} holds no certificate in PEM") from None
+        except OSError as error:
+            raise ValueError(f"sslrootcert: {options.roots}: {error.strerror}") from None
     return context

@@ -2,8 +2,13 @@
 
 What is not here: pooling, deadlines and repetition (`pool`), what the codes mean (`faults`), any table.
 
-What the user needs on its database: CREATE, ALTER, INDEX, for the first start and after an upgrade that changes tables,
-and SELECT, INSERT, UPDATE, DELETE at all times.
+The least rights. One user may have all; or the last line's alone, but for the first start, and the one after an upgrade
+that changes tables:
+
+    CREATE DATABASE elemta;
+    CREATE USER elemta IDENTIFIED BY '…';
+    GRANT CREATE, ALTER, INDEX, DROP ON elemta.* TO elemta;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON elemta.* TO elemta;
 """
 
 import asyncio
@@ -108,6 +113,7 @@ class MysqlDriver:
 
     def __init__(self, options: DatabaseOptions) -> None:
         self._options = options
+        self._context = None if options.socket else client_context(options)
 
     async def connect(self, *, at_length: float | None = None) -> MysqlWire:
         options = self._options
@@ -118,10 +124,10 @@ class MysqlDriver:
             user=options.user,
             password=options.password.encode(),
             database=options.database or None,
-            ssl=None if options.socket else client_context(options),
+            ssl=self._context,
             charset="utf8mb4",
             client_flag=CLIENT.FOUND_ROWS,
-            connect_timeout=options.connect_seconds,
+            connect_timeout=2 * options.connect_seconds,  # the pool's own comes first
             autocommit=None,
             program_name="elemta",
         )

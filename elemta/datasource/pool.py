@@ -147,6 +147,11 @@ class PooledDatabase:
                 for _ in range(self._options.pool_size):
                     self._places.release()
 
+    def _drop_idle(self) -> None:
+        for wire, _ in self._idle:
+            wire.abort()
+        self._idle.clear()
+
     async def _close_idle(self) -> None:
         wires = [wire for wire, _ in self._idle]
         self._idle.clear()
@@ -231,7 +236,8 @@ class PooledDatabase:
                 is_fresh = await self._equip(unit, anew=is_stale or unit.is_at_length)
                 return await self._run(unit, is_fresh=is_fresh)
             except Stale:
-                await self._close_idle()  # whatever ended this one, a restart mostly, ended the others as well
+                # Whatever ended this one, a restart mostly, ended the others: nobody is there to say goodbye to.
+                self._drop_idle()
                 is_stale = True
             except Conflict as conflict:
                 runs += 1

@@ -2,8 +2,18 @@
 
 What is not here: pooling, deadlines and repetition (`pool`), what the codes mean (`faults`), any table.
 
-What the user needs: the right to connect; in its schema CREATE, for the first start and after an upgrade that changes
-tables, and SELECT, INSERT, UPDATE, DELETE on the tables at all times.
+The least rights. One user may own all; else an owner makes the tables (`elemta` is started once as that user, and again
+after an upgrade that changes them), and the server runs as a user that cannot change them:
+
+    CREATE ROLE elemta_owner LOGIN PASSWORD '…';
+    CREATE ROLE elemta LOGIN PASSWORD '…';
+    CREATE DATABASE elemta OWNER elemta_owner;
+    -- as elemta_owner, in the database elemta:
+    ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO elemta;
+    ALTER DEFAULT PRIVILEGES GRANT USAGE, SELECT ON SEQUENCES TO elemta;
+
+A pooler between (PgBouncer) must keep a session for each of our connections: settings and prepared statements are the
+session's.
 """
 
 import asyncio
@@ -88,6 +98,7 @@ class PostgresqlDriver:
 
     def __init__(self, options: DatabaseOptions) -> None:
         self._options = options
+        self._context = None if options.socket else client_context(options)
 
     async def connect(self, *, at_length: float | None = None) -> PostgresqlWire:
         options = self._options
@@ -96,10 +107,10 @@ class PostgresqlDriver:
             port=options.port or PORTS[Dialect.POSTGRESQL],
             user=options.user,
             password=options.password,
-            database=options.database,
+            database=options.database or options.user,
             # False, for None would look into the environment.
-            ssl=(not options.socket and client_context(options)) or False,
-            timeout=options.connect_seconds,
+            ssl=self._context or False,
+            timeout=2 * options.connect_seconds,  # the pool's own comes first
             statement_cache_size=CACHED_STATEMENTS,
             max_cacheable_statement_size=CACHED_STATEMENT_CHARACTERS,
             max_cached_statement_lifetime=0,

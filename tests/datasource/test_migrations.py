@@ -136,6 +136,23 @@ async def test_few_rights_suffice_once_all_is_done(server: DatabaseOptions) -> N
             await trio.to_thread.run_sync(run, DROPS[server.dialect])
 
 
+async def test_tables_that_change_under_a_prepared_statement(postgresql: DatabaseOptions) -> None:
+    """Another node migrates: what this one had prepared is refused once, within a transaction, and prepared anew."""
+
+    async def read(connection: Connection) -> list[object]:
+        return [list(row) for row in await connection.fetch("SELECT * FROM words WHERE id > $1", 0)]
+
+    async def write(connection: Connection) -> None:
+        await connection.execute("INSERT INTO words VALUES (1, 'x')")
+
+    async with running(postgresql) as one, running(postgresql) as other:
+        await migrate(one, [FIRST], component="a")
+        assert await one.transact(read) == []
+        await migrate(other, [FIRST, SECOND], component="a")
+        await other.transact(write)
+        assert await one.transact(read) == [[1, "x", None]]
+
+
 def test_what_is_pending() -> None:
     assert pending([FIRST, SECOND], [], place="x") == [FIRST, SECOND]
     assert pending([FIRST, SECOND], [(1, "0.1")], place="x") == [SECOND]
