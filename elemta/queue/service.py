@@ -105,7 +105,7 @@ class QueueService:
         """Why new mail is not taken just now, as a sentence; empty when it is."""
         if self._membership.absence:
             return f"this node is not in the queue: {self._membership.absence}"
-        return "the store fails; new mail is answered 451" if self._spool.failing else ""
+        return "the store fails or hangs; new mail is answered 451" if self._spool.failing else ""
 
     @property
     def resting(self) -> bool:

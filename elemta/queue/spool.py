@@ -79,6 +79,8 @@ class Spool:
         self._turn = trio.Lock()
         self._failures = 0
         self._failed_at = -inf
+        #: Somebody's deadline passed while the commit in hand had no answer.
+        self._hangs = False
         #: Tickets to be taken one by one, after the store raised what it must not.
         self._one_by_one = 0
         self._arrivals = Bell()
@@ -107,9 +109,10 @@ class Spool:
     @property
     def failing(self) -> bool:
         """True from a failed commit until the next that succeeds; or, where nobody asks for one, for a while only: who
-        is told that we are not ready sends nothing, and so would never hear that we are again."""
+        is told that we are not ready sends nothing, and so would never hear that we are again. True as well while a
+        commit hangs for whose sake somebody was told 451."""
         if not self._failures:
-            return False
+            return self._hangs
         return bool(self._batch or self._waiting) or trio.current_time() < self._failed_at + FAILING_SECONDS
 
     @property
@@ -248,6 +251,8 @@ class Spool:
             self._broken(error)
         else:
             self._landed(changes, results)
+        finally:
+            self._hangs = False
 
     def _landed(self, changes: Sequence[Change], results: Sequence[Result]) -> None:
         batch, self._batch = self._batch, []
@@ -346,6 +351,7 @@ class Spool:
             elif not watched.left:
                 watched.fail(SubmissionTimeout("the store did not answer in time"))
                 watched.leave()
+                self._hangs = True
         return earliest
 
 

@@ -377,6 +377,37 @@ async def test_whoever_sends_nothing_to_a_failing_store_hears_that_it_may_be_bac
         assert not bench.spool.failing
 
 
+async def test_a_store_that_hangs_counts_as_failing_once_somebody_was_told(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    bench.store.faults = [bench.store.takes(100)]
+    async with bench.running() as nursery:
+        nursery.start_soon(lambda: bench.insert(insert(0), deadline=20.0))
+        await trio.sleep(19)
+        assert not bench.spool.failing, "slow, but nobody was refused"
+        await trio.sleep(2)
+        assert bench.heard == {mail(0).id: SubmissionTimeout}
+        assert bench.spool.failing
+        await trio.sleep(80)
+        assert not bench.spool.failing
+
+
+async def test_a_hanging_store_that_fails_in_the_end_is_given_the_benefit_of_the_doubt(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def hang_and_fail(batch: Sequence[Change]) -> list[Result]:
+        await trio.sleep(100)
+        raise AWAY
+
+    bench.store.faults = [hang_and_fail]
+    async with bench.running() as nursery:
+        nursery.start_soon(lambda: bench.insert(insert(0), deadline=20.0))
+        await trio.sleep(100 + FAILING_SECONDS - 0.1)
+        assert bench.spool.failing
+        await trio.sleep(0.2)
+        assert not bench.spool.failing
+
+
 @pytest.mark.parametrize("error", [AWAY, FULL])
 async def test_a_failed_commit_fails_new_mail_and_gates_at_once(bench: Bench, error: StoreUnavailable) -> None:
     async with bench.running() as nursery:
