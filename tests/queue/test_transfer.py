@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from elemta.datasource.options import DatabaseOptions, Dialect
+from elemta.mail.outcome import Attempt
 from elemta.queue import transfer
 from elemta.queue.shared import as_shared
 from elemta.queue.transfer import HALF_DUE, SameStore, SourceInUse, Tally, Terms, Transfer
@@ -477,7 +478,7 @@ async def test_a_copy_that_froze_past_its_lease_harms_no_mail(post: Post, clock:
             self.commits += 1
             if self.commits == 1:
                 clock.now += 7200
-                await self._inner.adopt("another")  # type: ignore[attr-defined]
+                await self._inner.adopt("another")  # type: ignore[attr-defined]  # a MemoryStore has it
             return await self._inner.commit(batch)
 
     source, target = MemoryStore(clock), MemoryStore(clock)
@@ -490,6 +491,25 @@ async def test_a_copy_that_froze_past_its_lease_harms_no_mail(post: Post, clock:
     assert await mails_of(target) == []
     assert (await copy(source, target)).copied == 1
     assert [each.state for each in await mails_of(target)] == [QueueState.HELD]
+
+
+async def test_a_copy_that_was_taken_for_dead_joins_again(post: Post, clock: HandClock) -> None:
+    """Adopted while it looked up a mail: before it writes, it finds out."""
+
+    class Slow(Interrupted):
+        async def attempts(self, queue_id: str) -> list[Attempt]:
+            clock.now += 7200
+            await self._inner.adopt("another")  # type: ignore[attr-defined]  # a MemoryStore has it
+            return await self._inner.attempts(queue_id)
+
+    source, target = MemoryStore(clock), MemoryStore(clock)
+    mail = post.mail()
+    await fill(source, mail)
+    await tried(source, mail, attrs.evolve(mail, attempts=1, state=QueueState.HELD))
+    clock.now = LATER
+    tally = await copy(source, Slow(target, after=1000))
+    assert (tally.copied, tally.failed) == (1, 0)
+    assert await target.nodes() == []
 
 
 async def test_content_that_left_the_target_meanwhile_is_copied_again(
