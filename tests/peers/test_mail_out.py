@@ -1,5 +1,6 @@
 """Our client against servers that others wrote: Postfix's smtp-sink, aiosmtpd."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -160,7 +161,9 @@ def keeper() -> Iterator[tuple[Keeper, Endpoint]]:
     handler = Keeper()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
-    controller = Controller(handler, hostname="127.0.0.1", port=port, enable_SMTPUTF8=True)
+    # asyncio's own: once trio-asyncio is imported, a loop made by default is one of Trio's, which this thread has not.
+    loop = asyncio.SelectorEventLoop()
+    controller = Controller(handler, hostname="127.0.0.1", port=port, enable_SMTPUTF8=True, loop=loop)
     controller.start()
     try:
         yield handler, Endpoint("127.0.0.1", port)
