@@ -73,11 +73,13 @@ class Insert:
     The mail may come with an owner that joined: then it need not be claimed. With `attempting_since` its first attempt
     begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so. `token` is the owner's, or
     None for its latest: a `SharedStore` keeps the mail of a fenced owner as nobody's, and answers FENCED.
+    `attempts` are records that a mail brings along which was tried elsewhere.
     """
 
     mail: QueuedMail
     content: bytes | None = None
     token: int | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 @frozen

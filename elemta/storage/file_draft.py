@@ -89,6 +89,8 @@ class Draft:
         """Raise `Unfit` unless it can be taken. `beside`: octets of content that arrives in the same change."""
         mail = insert.mail
         encode_mail(mail)
+        for attempt in insert.attempts:
+            encode_attempt(mail.id, attempt)
         if self.load(mail.id) is not None:
             return
         content_id = mail.content.id
@@ -129,6 +131,7 @@ class Draft:
         if mail.attempting_since is not None and not (mail.owner and mail.state is QueueState.ACTIVE):
             mail = attrs.evolve(mail, attempting_since=None)
         self._refer(content_id, 1)
+        self.attempts += [(mail.id, attempt) for attempt in insert.attempts]
         self.keep(mail)
         return result
 

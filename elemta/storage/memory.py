@@ -152,6 +152,8 @@ class MemoryStore:
         """Raise `Unfit` unless the insert can be taken. `beside` is content that arrives in the same change."""
         mail = insert.mail
         encode_mail(mail)
+        for attempt in insert.attempts:
+            encode_attempt(mail.id, attempt)
         if mail.id in self._mails:
             return
         known = self._contents.get(mail.content.id, beside.get(mail.content.id, insert.content))
@@ -172,6 +174,8 @@ class MemoryStore:
         self._staged.pop(mail.content.id, None)
         if mail.attempting_since is not None and not (mail.owner and mail.state is QueueState.ACTIVE):
             mail = attrs.evolve(mail, attempting_since=None)
+        if insert.attempts:
+            self._attempts.setdefault(mail.id, []).extend(insert.attempts)
         self._keep(mail)
         return result
 

@@ -245,6 +245,8 @@ class Ledger:
         """The row of an insert, if it can be taken. `beside` has the sizes of content that comes in the same change."""
         mail = insert.mail
         row = encode_mail(mail)
+        for attempt in insert.attempts:
+            encode_attempt(mail.id, attempt)
         if mail.id in self._mails:
             return row
         known = self._contents.get(mail.content.id)
@@ -268,6 +270,7 @@ class Ledger:
         self._mails[mail.id] = _Mail(_standing_of(row, row[_CONTENT]), is_new=True, row=row)
         self._tally[row[_STATE]] += 1
         self._refer(insert)
+        self.record(encode_attempt(mail.id, attempt) for attempt in insert.attempts)
         return Result.FENCED if is_fenced else Result.APPLIED
 
     def _refer(self, insert: Insert) -> None:

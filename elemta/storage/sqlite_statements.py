@@ -300,6 +300,8 @@ def rows_of(batch: Sequence[Change], find_staged: FindStaged) -> Rows:
 
 def _add_insert(rows: Rows, insert: Insert, find_staged: FindStaged) -> None:
     rows.mails.append(insert_row(insert))
+    if insert.attempts:
+        rows.attempts.extend(encode_attempt(insert.mail.id, attempt) for attempt in insert.attempts)
     ref = insert.mail.content
     known = rows.contents.get(ref.id)
     if known is None:

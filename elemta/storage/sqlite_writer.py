@@ -270,6 +270,7 @@ class Writer:
 
     def _insert_one(self, connection: sqlite3.Connection, insert: Insert, staged: list[str]) -> None:
         row = sql.insert_row(insert)
+        attempts = [encode_attempt(insert.mail.id, attempt) for attempt in insert.attempts]
         if connection.execute(sql.HAS_MAIL, (insert.mail.id,)).fetchone():
             return
         ref = insert.mail.content
@@ -285,6 +286,8 @@ class Writer:
             raise Unfit("the content is of another size")
         if sql.INSERT_MAIL.run(connection, [row]) != 1:
             raise Unfit("the mail breaks a constraint")
+        if sql.INSERT_ATTEMPT.run(connection, attempts) != len(attempts):
+            raise Unfit("an attempt breaks a constraint")
 
     def _release_dropped(self) -> None:
         """Use the files of content that left again, now that its leaving is durable."""

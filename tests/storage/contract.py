@@ -110,6 +110,18 @@ class Inserting:
             assert await commit(store, Insert(mail, OCTETS), post.insert()) == [APPLIED, APPLIED]
             assert await store.get(mail.id) == mail
 
+    async def test_a_mail_brings_its_history_along_once(self, stores: Stores, post: Post) -> None:
+        records = (attempt(started_at=START - 9), attempt(started_at=START - 5))
+        moved = attrs.evolve(post.insert(attempts=2, state=QueueState.DEFERRED), attempts=records)
+        unfit = attrs.evolve(post.insert(), attempts=(attempt(reply=Reply(250, "", "\udc80")),))
+        async with opened(stores) as store:
+            assert await commit(store, moved, unfit, post.insert()) == [APPLIED, REFUSED, APPLIED]
+            assert await commit(store, moved, moved) == [APPLIED, APPLIED]
+            assert await store.attempts(moved.mail.id) == list(records)
+            assert await commit(store, attrs.evolve(moved, attempts=(attempt(),)), post.insert()) == [APPLIED, APPLIED]
+            assert await store.attempts(moved.mail.id) == list(records)
+            assert await store.attempts(unfit.mail.id) == []
+
     async def test_an_empty_batch_is_no_change(self, stores: Stores) -> None:
         async with opened(stores) as store:
             assert await store.commit([]) == []
