@@ -52,8 +52,17 @@ class MigratableDatabase(Database, Protocol):
         ...
 
 
-async def migrate(database: MigratableDatabase, migrations: Sequence[Migration], *, component: str) -> int:
-    """Bring a component's tables up to date; returns how many steps that took. Several nodes may do so at once."""
+async def migrate(
+    database: MigratableDatabase,
+    migrations: Sequence[Migration],
+    *,
+    component: str,
+    seconds: float = MIGRATION_SECONDS,
+) -> int:
+    """Bring a component's tables up to date; returns how many steps that took. Several nodes may do so at once.
+
+    `seconds` are for all of it, waiting for another node included.
+    """
     dialect = DIALECTS[database.dialect]
 
     async def outstanding(connection: Connection) -> list[Migration]:
@@ -66,7 +75,7 @@ async def migrate(database: MigratableDatabase, migrations: Sequence[Migration],
         return await run_all(connection)
 
     async def mysql(connection: Connection) -> int:
-        (got,) = (await connection.fetch(f"SELECT GET_LOCK({MYSQL_LOCK}, %s)", int(MIGRATION_SECONDS)))[0]
+        (got,) = (await connection.fetch(f"SELECT GET_LOCK({MYSQL_LOCK}, %s)", max(1, round(seconds))))[0]
         if got != 1:
             raise DatabaseAway(f"{database.name}: another node has been migrating it for too long")
         return await run_all(connection)  # the lock ends with the connection
@@ -88,7 +97,7 @@ async def migrate(database: MigratableDatabase, migrations: Sequence[Migration],
     if not await database.look(outstanding):
         return 0
     work = postgresql if database.dialect is Dialect.POSTGRESQL else mysql
-    return await database.labour(work, seconds=MIGRATION_SECONDS)
+    return await database.labour(work, seconds=seconds)
 
 
 def pending(migrations: Sequence[Migration], done: Sequence[tuple[int, str]], *, place: str) -> list[Migration]:

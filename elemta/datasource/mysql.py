@@ -12,6 +12,7 @@ that changes tables:
 """
 
 import asyncio
+import random
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -189,5 +190,5 @@ def explain(error: BaseException) -> Fault | None:
 class MysqlDatabase(PooledDatabase):
     """A database on a MySQL or MariaDB server, or on what speaks their protocol."""
 
-    def __init__(self, options: DatabaseOptions) -> None:
-        super().__init__(options, MysqlDriver(options))
+    def __init__(self, options: DatabaseOptions, *, rng: random.Random | None = None) -> None:
+        super().__init__(options, MysqlDriver(options), rng=rng)

@@ -17,6 +17,7 @@ session's.
 """
 
 import asyncio
+import random
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -158,5 +159,5 @@ def explain(error: BaseException) -> Fault | None:
 class PostgresqlDatabase(PooledDatabase):
     """A database on a PostgreSQL server, or on what speaks its protocol."""
 
-    def __init__(self, options: DatabaseOptions) -> None:
-        super().__init__(options, PostgresqlDriver(options))
+    def __init__(self, options: DatabaseOptions, *, rng: random.Random | None = None) -> None:
+        super().__init__(options, PostgresqlDriver(options), rng=rng)

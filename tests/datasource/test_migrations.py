@@ -1,12 +1,14 @@
 """Tables brought up to date on the real servers: by several nodes at once, after a crash, with few rights."""
 
+import asyncio
+
 import attrs
 import pytest
 import trio
 
 from elemta import __version__
-from elemta.datasource.base import Connection, DatabaseUnusable
-from elemta.datasource.migrations import Migration, migrate, pending
+from elemta.datasource.base import Connection, DatabaseAway, DatabaseUnusable
+from elemta.datasource.migrations import MYSQL_LOCK, POSTGRESQL_LOCK, Migration, migrate, pending
 from elemta.datasource.options import DatabaseOptions, Dialect
 from tests.datasource.servers import SERVERS, administer, running
 
@@ -56,6 +58,29 @@ async def test_several_nodes_at_once(server: DatabaseOptions) -> None:
         for _ in range(NODES):
             nursery.start_soon(node)
     assert sorted(done) == [0] * (NODES - 1) + [2]
+
+
+HOLD = {
+    Dialect.POSTGRESQL: f"SELECT pg_advisory_xact_lock({POSTGRESQL_LOCK})",
+    Dialect.MYSQL: f"SELECT GET_LOCK({MYSQL_LOCK}, 1)",
+}
+
+
+@both
+async def test_a_node_that_takes_too_long_is_not_waited_for(server: DatabaseOptions) -> None:
+    held, free = trio.Event(), asyncio.Event()  # Trio waits for the one, asyncio for the other
+
+    async def hold(connection: Connection) -> None:
+        await connection.fetch(HOLD[server.dialect])
+        held.set()
+        await free.wait()
+
+    async with running(server) as one, running(server) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(one.transact, hold)
+        await held.wait()
+        with trio.fail_after(30), pytest.raises(DatabaseAway, match=r"another node|no answer|lock"):
+            await migrate(other, [FIRST], component="a", seconds=1.0)
+        free.set()
 
 
 @both

@@ -1,6 +1,7 @@
 """Transactions that get in each other's way, the pool's bounds, and what the servers' own errors become."""
 
 import asyncio
+import random
 
 import attrs
 import pytest
@@ -15,8 +16,10 @@ from elemta.datasource.base import (
     DatabaseUnusable,
     OutcomeUnknown,
 )
+from elemta.datasource.mysql import MysqlDatabase
 from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.datasource.pool import MAX_RUNS
+from elemta.datasource.postgresql import PostgresqlDatabase
 from tests.datasource.servers import SERVERS, address, administer, running, statement
 
 both = pytest.mark.parametrize("server", SERVERS, indirect=True)
@@ -71,6 +74,36 @@ async def test_conflicts_without_end_are_given_up(server: DatabaseOptions) -> No
         with pytest.raises(DatabaseAway, match="made up"):
             await database.transact(conflict)
         assert runs == MAX_RUNS
+
+
+class Slow(random.Random):
+    """Chance that always asks for a minute's wait."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 60.0
+
+
+@both
+async def test_a_deadline_between_two_runs_cuts_no_connection(server: DatabaseOptions) -> None:
+    """The unit had given its connection back by then, and it may be another's."""
+    kind = PostgresqlDatabase if server.dialect is Dialect.POSTGRESQL else MysqlDatabase
+    database = kind(attrs.evolve(server, unit_seconds=0.4), rng=Slow())
+    number = {Dialect.POSTGRESQL: "SELECT pg_backend_pid()", Dialect.MYSQL: "SELECT CONNECTION_ID()"}
+
+    async def which(connection: Connection) -> int:
+        return int((await connection.fetch(number[server.dialect]))[0][0])
+
+    async def conflict(connection: Connection) -> None:
+        await connection.execute(CONFLICT[server.dialect])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(database.run)
+        before = await database.look(which)
+        with pytest.raises(DatabaseAway) as caught:
+            await database.transact(conflict)
+        assert caught.type is DatabaseAway
+        assert await database.look(which) == before
+        nursery.cancel_scope.cancel()
 
 
 @both
