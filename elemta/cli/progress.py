@@ -1,6 +1,6 @@
-"""How far a long command is, as a bar on a terminal or as a line now and then.
+"""How far a long command is, shown while it works.
 
-Both go to standard error. What is not here: what is counted.
+A bar on a terminal, a line now and then elsewhere, both on standard error. What is not here: what is counted.
 """
 
 import contextlib
