@@ -140,18 +140,22 @@ class SocketListener:
             if self._sock.fileno() == -1:
                 raise trio.ClosedResourceError("this listener was closed")
             try:
-                sock, address = self._sock.accept()
+                sock, ends = self._take()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._sock)
                 continue
-            try:
-                _tune(sock)
-                local = _endpoint(sock.family, sock.getsockname()) if self._wildcard else self._local
-                stream = SocketStream(sock, local, _endpoint(sock.family, address))
-            except BaseException:
-                sock.close()
-                raise
-            return stream
+            return SocketStream(sock, *ends)
+
+    def _take(self) -> tuple[socket.socket, tuple[Endpoint, Endpoint]]:
+        """A connection that waits, with its local end and its peer."""
+        sock, address = self._sock.accept()
+        try:
+            _tune(sock)
+            local = _endpoint(sock.family, sock.getsockname()) if self._wildcard else self._local
+            return sock, (local, _endpoint(sock.family, address))
+        except BaseException:
+            sock.close()
+            raise
 
     def close(self) -> None:
         """Stop listening, and remove a unix socket's path."""

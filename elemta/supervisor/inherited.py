@@ -18,6 +18,7 @@ from attrs import frozen
 
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config
+from elemta.net.balance import Share
 from elemta.net.base import Endpoint
 from elemta.net.shared import SharedSockets, listen_shared
 from elemta.supervisor.build import LISTEN_BACKLOG
@@ -90,6 +91,7 @@ class Inherited:
     processes: int
     shared: Shared
     line: socket.socket
+    share: Share
 
 
 @contextmanager

@@ -76,7 +76,9 @@ class _Serving:
 
     async def run(self) -> None:
         config, inherited = self._config, self._inherited
-        network = SystemNetwork() if inherited is None else InheritedNetwork(inherited.shared.listeners)
+        network = SystemNetwork()
+        if inherited is not None:
+            network = InheritedNetwork(inherited.shared.listeners, inherited.share)
         try:
             bound = await bind(config, network)
         except OSError as error:
@@ -98,7 +100,7 @@ class _Serving:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._heed_signals, signals, server, nursery)
+                nursery.start_soon(self._heed_signals, signals, bound, server, nursery)
                 if self._inherited is not None:
                     nursery.start_soon(self._heed_parent, self._inherited, bound, server, nursery)
                 await self._live(server, stores)
@@ -121,7 +123,9 @@ class _Serving:
 
     # ---- orders ------------------------------------------------------------------------------
 
-    async def _heed_signals(self, signals: AsyncIterator[int], server: Server, nursery: trio.Nursery) -> None:
+    async def _heed_signals(
+        self, signals: AsyncIterator[int], bound: Sequence[Bound], server: Server, nursery: trio.Nursery
+    ) -> None:
         async for number in signals:
             if number == signal.SIGUSR2:
                 order = Order.TASKS
@@ -129,6 +133,9 @@ class _Serving:
                 order = Order.STOP
             else:
                 order = Order.DRAIN
+            if order is Order.DRAIN and self._inherited is not None:
+                # It may be this worker alone that ends: new clients are for the others, not to be told 421.
+                _close(bound)
             self._obey(order, signal.Signals(number).name, server, nursery)
 
     async def _heed_parent(
@@ -141,9 +148,7 @@ class _Serving:
             *orders, heard = (heard + piece).split(b"\n")
             for order in orders:
                 self._obey(Order(order), "parent", server, nursery)
-        for one in bound:
-            for listener in one.listeners:
-                listener.close()
+        _close(bound)
         self._web_stop.set()
         self._obey(Order.DRAIN, "parent gone", server, nursery)
 
@@ -240,6 +245,12 @@ def say_ready(
     if config.dev_mode:
         sys.stderr.write(dev_banner(endpoints[0][1], web, control))
         sys.stderr.flush()
+
+
+def _close(bound: Sequence[Bound]) -> None:
+    for one in bound:
+        for listener in one.listeners:
+            listener.close()
 
 
 async def _receive(line: trio.socket.SocketType) -> bytes:

@@ -25,6 +25,7 @@ from math import inf
 from structlog.typing import FilteringBoundLogger
 
 from elemta.config.sections import Config
+from elemta.net.balance import ABSENT, Share, Tally
 from elemta.supervisor.backoff import Backoff
 from elemta.supervisor.failures import FAILED, CannotStart
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, Shared, shared_sockets
@@ -125,6 +126,7 @@ class _Parent:
         self._failure: CannotStart | None = None
         self._selector = selectors.DefaultSelector()
         chance = random.Random()
+        self._tally = Tally(config.processes)
         self._workers = [_Worker(number, chance) for number in range(1, config.processes + 1)]
 
     def run(self) -> None:
@@ -229,6 +231,7 @@ class _Parent:
         self._selector.unregister(line)
         line.close()
         worker.line, worker.is_ready = None, False
+        self._tally.set(worker.number - 1, ABSENT)
         _, status = os.waitpid(worker.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         ended = {"signal": signal.Signals(-code).name} if code < 0 else {"status": code}
@@ -266,7 +269,8 @@ class _Parent:
         try:
             ours.close()
             self._leave_the_parent()
-            inherited = Inherited(worker.number, self._config.processes, self._shared, theirs)
+            share = Share(self._tally, worker.number - 1)
+            inherited = Inherited(worker.number, self._config.processes, self._shared, theirs, share)
             status = _serve(self._config, self._log.bind(worker=worker.number), inherited)
         finally:
             sys.stdout.flush()

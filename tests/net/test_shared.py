@@ -1,14 +1,17 @@
 """Sockets that one process binds for several to accept at."""
 
+import itertools
 import socket
 from pathlib import Path
 
 import pytest
 import trio
 
-from elemta.net.base import Endpoint
-from elemta.net.shared import InheritedNetwork, SharedSockets, listen_shared
+from elemta.net.balance import ABSENT, Share, Tally
+from elemta.net.base import Endpoint, Stream
+from elemta.net.shared import InheritedNetwork, SharedListener, SharedSockets, listen_shared
 from elemta.net.sockets import SystemNetwork
+from tests.peers.wire import PATIENCE_SECONDS
 
 
 def closed(shared: SharedSockets) -> bool:
@@ -18,7 +21,7 @@ def closed(shared: SharedSockets) -> bool:
 async def test_what_was_bound_is_found_by_its_address(tmp_path: Path) -> None:
     path = tmp_path / "mail.sock"
     bound = [listen_shared("127.0.0.1:0", 5), listen_shared(f"unix:{path}", 5)]
-    network = InheritedNetwork(bound)
+    network = InheritedNetwork(bound, Share(Tally(1), 0))
     for shared in bound:
         (listener,) = await network.listen(shared.address, 5)
         assert [listener.local] == shared.endpoints
@@ -52,7 +55,7 @@ async def test_a_name_is_looked_up() -> None:
 
 
 async def test_what_was_not_bound_is_bound_now() -> None:
-    network = InheritedNetwork([])
+    network = InheritedNetwork([], Share(Tally(1), 0))
     (listener,) = await network.listen("127.0.0.1:0", 5)
     async with await network.connect(listener.local):
         pass
@@ -68,3 +71,72 @@ def test_a_busy_port_is_an_error_and_nothing_stays_bound() -> None:
     again = listen_shared(f"127.0.0.1:{port}", 5)
     assert again.endpoints == [Endpoint("127.0.0.1", port)]
     again.close()
+
+
+# ---- who takes a connection ----------------------------------------------------------------------
+
+
+async def test_a_burst_is_shared_evenly() -> None:
+    tally = Tally(3)
+    shared = listen_shared("127.0.0.1:0", 50)
+    listeners = [SharedListener(shared.sockets[0].dup(), Share(tally, index)) for index in range(3)]
+    taken: list[list[Stream]] = [[], [], []]
+    all_taken = trio.Event()
+
+    async def take(index: int) -> None:
+        while True:
+            taken[index].append(await listeners[index].accept())
+            if sum(map(len, taken)) == len(clients):
+                all_taken.set()
+
+    clients = [await SystemNetwork().connect(shared.endpoints[0]) for _ in range(30)]
+    async with trio.open_nursery() as nursery:
+        for index in range(3):
+            nursery.start_soon(take, index)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await all_taken.wait()
+        nursery.cancel_scope.cancel()
+    counts = [len(streams) for streams in taken]
+    for stream in itertools.chain(clients, *taken):
+        stream.abort()
+    for listener in listeners:
+        listener.close()
+    shared.close()
+    assert max(counts) - min(counts) <= 1, counts
+
+
+async def test_the_one_that_is_ahead_takes_what_nobody_else_does() -> None:
+    tally = Tally(2)
+    tally.set(1, 0)  # a process that hangs
+    shared = listen_shared("127.0.0.1:0", 5)
+    share = Share(tally, 0)
+    listener = SharedListener(shared.sockets[0], share)
+    streams = []
+    for _ in range(3):
+        streams.append(await SystemNetwork().connect(shared.endpoints[0]))
+        with trio.fail_after(PATIENCE_SECONDS):
+            streams.append(await listener.accept())
+    assert share.is_ahead
+    for stream in streams:
+        stream.abort()
+    listener.close()
+
+
+async def test_what_is_open_is_counted_until_it_is_closed() -> None:
+    tally = Tally(2)
+    shared = listen_shared("127.0.0.1:0", 5)
+    listener = SharedListener(shared.sockets[0], Share(tally, 0))
+    assert tally.least() == ABSENT
+    streams = []
+    for number in range(3):
+        async with await SystemNetwork().connect(shared.endpoints[0]):
+            streams.append(await listener.accept())
+        assert tally.least() == number + 1
+    streams[0].abort()
+    streams[0].abort()
+    await streams[1].aclose()
+    assert tally.least() == 1
+    listener.close()
+    assert tally.least() == ABSENT, "whoever takes no more is nobody's precedence"
+    await streams[2].aclose()
+    assert tally.least() == ABSENT

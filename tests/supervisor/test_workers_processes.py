@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from elemta.supervisor import backoff
@@ -168,13 +169,41 @@ def test_a_signal_to_the_whole_group_is_one_signal(tmp_path: Path) -> None:
     assert server.events_of("server.stopping") == []
 
 
-def test_a_worker_that_is_told_to_end_alone_is_replaced(tmp_path: Path) -> None:
-    with SeveralWorkers(tmp_path) as server:
-        before = server.worker(1)
-        os.kill(before, signal.SIGTERM)
+def test_a_worker_that_is_told_to_end_alone_leaves_new_clients_to_the_others(tmp_path: Path) -> None:
+    with SeveralWorkers(tmp_path, DRAIN) as server:
+        ending = server.worker(1)
+        with stopped(server.worker(2)):
+            wire = Wire(server.port)
+            begin(wire)
+        with stopped(ending):
+            busier = [Wire(server.port) for _ in range(3)]
+            for one in busier:
+                assert one.reply().startswith(b"220")
+        with wire:
+            os.kill(ending, signal.SIGTERM)
+            server.wait_for_events("server.draining", 1)
+            for _ in range(5):
+                with Wire(server.port) as other:
+                    assert other.reply().startswith(b"220"), "the other one, which has more to do"
+            for one in busier:
+                one.close()
+            assert finish(wire).startswith(b"250")
         server.wait_for_events("worker.ready", 3)
         (ended,) = server.events_of("worker.ended")
-        assert (ended["pid"], ended["status"]) == (before, 0)
+        assert (ended["pid"], ended["status"]) == (ending, 0)
+        assert server.stop() == 0
+
+
+def test_clients_that_stay_are_shared_among_the_workers(tmp_path: Path) -> None:
+    with SeveralWorkers(tmp_path) as server:
+        wires = [Wire(server.port) for _ in range(40)]
+        for wire in wires:
+            assert wire.reply().startswith(b"220")
+        for wire in wires:
+            wire.close()
+        server.wait_for_events("session.ended", len(wires))
+        served = Counter(event["worker"] for event in server.events_of("session.ended"))
+        assert min(served[1], served[2]) >= len(wires) // 8, served
         assert server.stop() == 0
 
 
