@@ -71,6 +71,7 @@ class MysqlDialect:
     _texts: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
 
     migrations = MIGRATIONS
+    session = ()
 
     async def learn(self, connection: Connection) -> None:
         """Ask how much a statement may hold."""

@@ -17,6 +17,10 @@ from elemta.storage.shared_statements import ATTEMPT_NAMES
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 
+#: Every statement here goes by an index. A plan is kept for a connection's life, and one that was made while the tables
+#: were small would go through all rows of large ones until the next ANALYZE, which a server may do seldom or never.
+_BY_INDEX = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false)"
+
 #: Types of the columns that are no text.
 _TYPES = {
     "priority": "int2",
@@ -53,7 +57,8 @@ def neutral(text: str) -> str:
 
 @frozen
 class _Part:
-    """One change of many rows: the text with `<rows>` for an `unnest` of arrays, and the columns of those."""
+    """One change of many rows: the text with `<rows>` for an `unnest` of arrays, `<ids>` for the first of these arrays,
+    and the columns of the rows."""
 
     text: str
     columns: tuple[str, ...]
@@ -65,12 +70,15 @@ def _insert(table: str, columns: tuple[str, ...], *, more: str = "") -> _Part:
 
 def _update(table: str, columns: tuple[str, ...], *, more: str = "") -> _Part:
     changes = ", ".join(f"{name} = new.{name}" for name in columns[1:])
-    return _Part(f"UPDATE {table} SET {changes}{more} FROM <rows> WHERE {table}.id = new.id", columns)
+    # The ids by themselves as well: however the rows are joined, the table is never gone through.
+    return _Part(
+        f"UPDATE {table} SET {changes}{more} FROM <rows> WHERE {table}.id = new.id AND {table}.id = ANY(<ids>)", columns
+    )
 
 
-_LEAVING_MAILS = _Part("DELETE FROM elemta_mails USING <rows> WHERE elemta_mails.id = new.id", ("id",))
-_LEAVING_CONTENTS = _Part("DELETE FROM elemta_contents USING <rows> WHERE elemta_contents.id = new.id", ("id",))
-_LEAVING_PIECES = _Part("DELETE FROM elemta_pieces USING <rows> WHERE elemta_pieces.content_id = new.id", ("id",))
+_LEAVING_MAILS = _Part("DELETE FROM elemta_mails WHERE id = ANY(<ids>)", ("id",))
+_LEAVING_CONTENTS = _Part("DELETE FROM elemta_contents WHERE id = ANY(<ids>)", ("id",))
+_LEAVING_PIECES = _Part("DELETE FROM elemta_pieces WHERE content_id = ANY(<ids>)", ("id",))
 _CONTENTS = _Part(
     "INSERT INTO elemta_contents (id, octets, size, mails) SELECT id, octets, length(octets), mails FROM <rows>",
     ("id", "octets", "mails"),
@@ -98,6 +106,7 @@ class PostgresqlDialect:
     _composed: dict[tuple[_Part, ...], str] = field(factory=dict, init=False)
 
     migrations = MIGRATIONS
+    session = (_BY_INDEX,)
 
     async def learn(self, connection: Connection) -> None:
         """Nothing has to be known."""
@@ -157,8 +166,9 @@ def _compose(parts: Sequence[_Part]) -> str:
     numbers = count(1)
     texts = []
     for part in parts:
-        arrays = ", ".join(f"${next(numbers)}::{_TYPES.get(name, 'text')}[]" for name in part.columns)
-        texts.append(part.text.replace("<rows>", f"unnest({arrays}) AS new ({', '.join(part.columns)})"))
+        arrays = [f"${next(numbers)}::{_TYPES.get(name, 'text')}[]" for name in part.columns]
+        rows = f"unnest({', '.join(arrays)}) AS new ({', '.join(part.columns)})"
+        texts.append(part.text.replace("<rows>", rows).replace("<ids>", arrays[0]))
     *firsts, last = texts
     if not firsts:
         return last

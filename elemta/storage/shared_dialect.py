@@ -24,6 +24,11 @@ class Dialect(Protocol):
         """Ask the server what has to be known of it before anything is written."""
         ...
 
+    @property
+    def session(self) -> Sequence[str]:
+        """Statements that each new connection is given first, in the dialect's own words."""
+        ...
+
     async def fetch(self, connection: Connection, statement: str, *values: Any) -> Sequence[Row]:
         """Run a statement of `shared_statements`; its rows."""
         ...

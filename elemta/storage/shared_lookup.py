@@ -24,6 +24,8 @@ from elemta.storage.shared_server import Server
 
 #: Mails that one transaction of an order or a cleanup changes: some 50 ms.
 CHANGED_AT_ONCE = 200
+#: Mails that one look of a search passes over: some 50 ms.
+WINDOW_MAILS = 20_000
 #: Mails that one look brings along at most.
 PAGE_MAILS = 500
 #: Rows of attempts that one transaction of a cleanup removes.
@@ -100,7 +102,7 @@ class Lookup:
 
     async def _window_end(self, after: str) -> str | None:
         """The last id of a window, None when the queue ends before."""
-        rows = await self._server.find(sql.WINDOW_END, after)
+        rows = await self._server.find(sql.WINDOW_END, after, WINDOW_MAILS - 1)
         return str(rows[0][0]) if rows else None
 
     async def _search_window(

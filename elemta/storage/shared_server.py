@@ -4,8 +4,9 @@ What is not here: connections (`datasource`), or what is asked. The failures of 
 `StoreAway`, `CommitUnknown`, `StoreFull`, `StoreUnavailable`, and `ChangeRefused` for values that the server refuses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from elemta.datasource.base import (
     Connection,
@@ -58,6 +59,8 @@ class Server:
     def __init__(self, database: MigratableDatabase, dialect: Dialect) -> None:
         self._database = database
         self._dialect = dialect
+        #: Connections that were told what the dialect tells each one.
+        self._introduced: WeakSet[Connection] = WeakSet()
 
     @property
     def name(self) -> str:
@@ -75,16 +78,32 @@ class Server:
     async def transact(self, work: Work[T]) -> T:
         """Run a unit of work in one transaction."""
         try:
-            return await self._database.transact(work)
+            return await self._introducing(self._database.transact, work)
         except DatabaseError as error:
             raise store_error(error) from error
 
     async def look(self, work: Work[T]) -> T:
         """Run statements that change nothing, or that may be repeated."""
         try:
-            return await self._database.look(work)
+            return await self._introducing(self._database.look, work)
         except DatabaseError as error:
             raise store_error(error) from error
+
+    async def _introducing(self, run: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
+        """Run a unit of work on a connection that knows the dialect's settings."""
+        met: list[Connection] = []
+
+        async def introduced(connection: Connection) -> T:
+            if connection not in self._introduced:
+                for statement in self._dialect.session:
+                    await connection.fetch(statement)
+                met.append(connection)
+            return await work(connection)
+
+        value = await run(introduced)
+        # Not before: a transaction that is rolled back takes its settings along.
+        self._introduced.update(met[-1:])
+        return value
 
     async def find(self, statement: str, *values: Any) -> Sequence[Row]:
         """The rows of one statement that changes nothing."""

@@ -24,8 +24,6 @@ from elemta.storage.rules import address_key
 TALLY_SLOTS = 16
 #: Ids that one statement names at most: a text of some 12 KiB.
 IDS_AT_ONCE = 500
-#: Mails that one look of a search passes over: some 50 ms.
-WINDOW_MAILS = 20_000
 
 #: What `lane` says of a mail: its owner behind this sign, its priority while anybody may claim it, else its state.
 OWNED_LANE = "@"
@@ -119,7 +117,7 @@ GET = f"SELECT {COLUMNS} FROM elemta_mails WHERE id = ?"
 ATTEMPTS_OF = f"SELECT {', '.join(ATTEMPT_NAMES)} FROM elemta_attempts WHERE mail_id = ? ORDER BY number"
 COUNTS = "SELECT state, SUM(mails) FROM elemta_tally GROUP BY state"
 LOCK_MAILS = f"SELECT {COLUMNS}, token FROM elemta_mails WHERE id IN (?*) ORDER BY id FOR UPDATE"
-WINDOW_END = f"SELECT id FROM elemta_mails WHERE id > ? ORDER BY id LIMIT 1 OFFSET {WINDOW_MAILS - 1}"
+WINDOW_END = "SELECT id FROM elemta_mails WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
 #: Of one lane, what was due before a moment.
 FINISHED_BEFORE = (
     "SELECT next_attempt_at, id FROM elemta_mails WHERE lane = ? AND next_attempt_at < ?"

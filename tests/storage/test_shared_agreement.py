@@ -108,6 +108,8 @@ async def test_servers_agree_with_the_reference(database: DatabaseOptions, data:
         patch.setattr(shared_scout, "FIRST_STEP_MAILS", data.draw(st.integers(1, 4)))
         patch.setattr(shared_scout, "UNCERTAIN_SECONDS", 0.0)
         patch.setattr(shared_lookup, "PAGE_MAILS", data.draw(st.integers(1, 4)))
+        patch.setattr(shared_lookup, "WINDOW_MAILS", data.draw(st.integers(1, 4)))
+        patch.setattr(shared_lookup, "CHANGED_AT_ONCE", data.draw(st.integers(1, 4)))
         patch.setattr(shared_server, "IDS_AT_ONCE", data.draw(st.integers(1, 4)))
         pair = DatabasePair(database, data)
         await pair.sqlite.open()
