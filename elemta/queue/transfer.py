@@ -9,10 +9,6 @@ target had and finished is not brought back: the target remembers an attempt lat
 `remove`, a mail leaves the source once it was read back whole from the target; one that the target finished stays in
 the source for a person to look at.
 
-The contract takes attempts with a `Settle` alone. So a mail with a history goes in as an insert that is this copy's
-own, and a settle, in one batch. Should the two ever come apart (a freeze past the lease, a store that was cut off in
-the middle of a batch), the insert alone is due at `HALF_DUE`, never, and the next run takes it back.
-
 What is not here: opening the stores, or making sure that nobody delivers from the source (`cli.queue_transfer`).
 Failures raised: `StoreUnavailable`, `SameStore`, `SourceInUse`.
 """
@@ -38,13 +34,11 @@ from elemta.storage.base import (
     Order,
     QueueStore,
     Result,
-    Settle,
     StoreFull,
     StoreUnavailable,
     Verb,
-    Withdraw,
 )
-from elemta.storage.records import INLINE_CONTENT_OCTETS, ContentRef, QueuedMail, QueueState
+from elemta.storage.records import INLINE_CONTENT_OCTETS, ContentRef, QueuedMail
 from elemta.storage.rules import uncertain_attempts
 
 #: Mails looked at together, and at most in one commit.
@@ -55,14 +49,10 @@ BATCH_OCTETS = 4 * 1024 * 1024
 ATTEMPT_OCTETS = 512
 #: Contents remembered by where they went: mails that share content were accepted together, so their ids are neighbours.
 REMEMBERED_CONTENTS = 10_000
-#: Seconds that the copy's own life in a shared target is proved ahead: a commit takes far less.
-LEASE_SECONDS = 60.0
-#: Seconds to end that life.
+#: Seconds to take the copy's name out of the target again.
 LEAVE_SECONDS = 5.0
 #: How often a commit of unknown outcome is repeated.
 COMMIT_TRIES = 3
-#: When a mail that is not whole yet is due: 9999-01-01, UTC in seconds since 1970, which is never.
-HALF_DUE = 253_370_764_800.0
 #: Troubles kept with their words; the others are counted.
 NAMED_TROUBLES = 1000
 
@@ -113,7 +103,7 @@ class Tally:
 
 @frozen
 class Terms:
-    """How to copy. `owner` is the copy's own name in the target: on a shared one, nobody else's ever.
+    """How to copy. `owner` is the copy's own name in a shared target, nobody else's ever.
 
     `remove` takes out of the source what is safe in the target. `source_in_use` allows nodes that deliver from the
     source meanwhile: for a copy that is kept, never for one that is delivered.
@@ -135,14 +125,8 @@ class _Passage:
     #: True when its content came with another mail.
     shares: bool
 
-    def insert(self, owner: str, token: int) -> Insert:
-        if not self.history:
-            return Insert(self.new, self.octets)
-        half = evolve(self.new, state=QueueState.ACTIVE, owner=owner, attempts=0, next_attempt_at=HALF_DUE)
-        return Insert(half, self.octets, token)
-
-    def settle(self, owner: str, token: int) -> Settle:
-        return Settle(self.new.id, owner, token, self.new, self.history)
+    def insert(self) -> Insert:
+        return Insert(self.new, self.octets, attempts=self.history)
 
     @property
     def weight(self) -> int:
@@ -169,7 +153,6 @@ class Transfer:
         self._target = target
         self._clock = clock
         self._terms = terms
-        self._token = 0
         #: Where large content went, by its id in the source.
         self._moved: OrderedDict[str, ContentRef] = OrderedDict()
         #: Large content that did not come back whole, by its id in the target.
@@ -182,44 +165,28 @@ class Transfer:
         """Copy every mail; `tell` gets the tally as it grows. Raises `StoreUnavailable`, `SameStore`, `SourceInUse`."""
         tally = self._tally
         tally.total = sum((await self._source.counts()).values())
-        await self._join()
-        try:
-            await self._check_apart()
-            page = await self._source.list(Filter(), PAGE_MAILS)
-            while page:
-                await self._check_idle()
-                await self._copy_page(page, tell)
-                page = await self._source.list(Filter(), PAGE_MAILS, page[-1].id)
-        finally:
-            await self._leave()
+        await self._check_apart()
+        page = await self._source.list(Filter(), PAGE_MAILS)
+        while page:
+            await self._check_idle()
+            await self._copy_page(page, tell)
+            page = await self._source.list(Filter(), PAGE_MAILS, page[-1].id)
         return tally
 
     # ---- nodes -----------------------------------------------------------------------------------
 
-    async def _join(self) -> None:
-        self._token = (await self._target.join(self._terms.owner, self._clock.wall())).token
-
-    async def _leave(self) -> None:
-        shared = as_shared(self._target)
-        if shared is None:
-            return
-        with trio.move_on_after(LEAVE_SECONDS, shield=True):
-            try:
-                await shared.leave(self._terms.owner, self._token)
-            except StoreUnavailable:
-                # It ends by itself with its lease: no mail is its own between two commits.
-                return
-
-    async def _renew(self) -> None:
-        """Be alive for the next commit."""
-        shared = as_shared(self._target)
-        if shared is not None and not (await shared.renew(self._terms.owner, self._token, LEASE_SECONDS)).is_held:
-            await self._join()
-
     async def _check_apart(self) -> None:
-        """Refuse to copy a store into itself, however its address is spelt: we would be seen in the source."""
-        shared = as_shared(self._source)
-        if shared is not None and any(node.owner == self._terms.owner for node in await shared.nodes()):
+        """Refuse to copy a store into itself, however its address is spelt: who joins the one is seen in the other."""
+        source, target = as_shared(self._source), as_shared(self._target)
+        if source is None or target is None:
+            return
+        token = (await target.join(self._terms.owner, self._clock.wall())).token
+        try:
+            is_same = any(node.owner == self._terms.owner for node in await source.nodes())
+        finally:
+            with trio.move_on_after(LEAVE_SECONDS, shield=True), suppress(StoreUnavailable):
+                await target.leave(self._terms.owner, token)
+        if is_same:
             raise SameStore("source and target are the same queue: nothing was done.")
 
     async def _check_idle(self) -> None:
@@ -253,11 +220,9 @@ class Transfer:
 
     async def _passage(self, mail: QueuedMail, present: QueuedMail | None) -> _Passage | None:
         """What to write for a mail; None when there is nothing to write, which is counted."""
-        if present is not None and not is_half(present):
+        if present is not None:
             await self._meet(mail, present)
             return None
-        if present is not None:
-            await self._target.commit([Withdraw(mail.id)])
         history, known = await self._source.attempts(mail.id), await self._target.attempts(mail.id)
         if mail.attempting_since is not None:
             history += uncertain_attempts(mail, mail.attempting_since)
@@ -328,13 +293,9 @@ class Transfer:
         passages = batch.passages
         if not passages:
             return
-        await self._renew()
-        owner, token = self._terms.owner, self._token
-        inserts = [passage.insert(owner, token) for passage in passages]
-        settles = [passage.settle(owner, token) for passage in passages if passage.history]
-        results = await self._commit([*inserts, *settles])
+        results = await self._commit([passage.insert() for passage in passages])
         written = await self._lookup([passage.new.id for passage in passages])
-        for passage, result in zip(passages, results[: len(passages)], strict=True):
+        for passage, result in zip(passages, results, strict=True):
             await self._judge(passage, result, written.get(passage.new.id))
 
     async def _commit(self, changes: Sequence[Change]) -> Sequence[Result]:
@@ -355,10 +316,6 @@ class Transfer:
             return
         if result is Result.REFUSED:
             self._tally.fail(mail.id, "the target does not take it: it holds something that the target cannot keep")
-            return
-        if written is not None and is_half(written):
-            await self._target.commit([Withdraw(mail.id)])
-            self._tally.fail(mail.id, "it came in half, and was taken back; run this again")
             return
         try:
             await self._check_written(passage, written)
@@ -414,11 +371,6 @@ class Transfer:
         shared = as_shared(self._source)
         if shared is not None:
             await shared.leave(owner, joined.token)
-
-
-def is_half(mail: QueuedMail) -> bool:
-    """True for a mail that a copy began to write."""
-    return mail.next_attempt_at == HALF_DUE
 
 
 def _is_finished(mail: QueuedMail, history: Sequence[Attempt], known: Sequence[Attempt]) -> bool:

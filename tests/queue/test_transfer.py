@@ -12,10 +12,9 @@ import pytest
 import trio
 
 from elemta.datasource.options import DatabaseOptions, Dialect
-from elemta.mail.outcome import Attempt
 from elemta.queue import transfer
 from elemta.queue.shared import as_shared
-from elemta.queue.transfer import HALF_DUE, SameStore, SourceInUse, Tally, Terms, Transfer
+from elemta.queue.transfer import SameStore, SourceInUse, Tally, Terms, Transfer
 from elemta.runtime.threads import WorkerThreads
 from elemta.storage.base import (
     Begin,
@@ -444,72 +443,6 @@ async def test_a_commit_of_unknown_outcome_is_repeated(make: Make, post: Post, c
         tally = await copy(source, Doubtful(target, after=0))
         assert (tally.copied, tally.failed) == (2, 0)
         assert len(await target.attempts(mail.id)) == 1
-
-
-async def test_half_a_mail_is_never_due_and_is_made_whole(make: Make, post: Post, clock: HandClock) -> None:
-    """Of the insert and the settle only the first became durable."""
-
-    class Half(Interrupted):
-        async def commit(self, batch: Sequence[Change]) -> list[Result]:
-            await self._inner.commit([change for change in batch if isinstance(change, Insert)])
-            raise StoreUnavailable("the power is out")
-
-    async with both(make) as (source, target):
-        mail = post.mail()
-        await fill(source, mail)
-        await tried(source, mail, attrs.evolve(mail, attempts=1, state=QueueState.HELD))
-        clock.now = LATER
-        with pytest.raises(StoreUnavailable):
-            await copy(source, Half(target, after=0))
-        (found,) = await mails_of(target)
-        assert found.next_attempt_at == HALF_DUE
-        tally = await copy(source, target)
-        assert (tally.copied, tally.failed) == (1, 0)
-        (found,) = await mails_of(target)
-        assert (found.state, found.attempts, found.next_attempt_at) == (QueueState.HELD, 1, START)
-        assert len(await target.attempts(mail.id)) == 1
-
-
-async def test_a_copy_that_froze_past_its_lease_harms_no_mail(post: Post, clock: HandClock) -> None:
-    """Adopted between proving life and the commit, it leaves no held mail as one that is due."""
-
-    class Freezing(Interrupted):
-        async def commit(self, batch: Sequence[Change]) -> list[Result]:
-            self.commits += 1
-            if self.commits == 1:
-                clock.now += 7200
-                await self._inner.adopt("another")  # type: ignore[attr-defined]  # a MemoryStore has it
-            return await self._inner.commit(batch)
-
-    source, target = MemoryStore(clock), MemoryStore(clock)
-    mail = post.mail()
-    await fill(source, mail)
-    await tried(source, mail, attrs.evolve(mail, attempts=1, state=QueueState.HELD))
-    clock.now = LATER
-    frozen = await copy(source, Freezing(target, after=0))
-    assert (frozen.copied, frozen.failed) == (0, 1)
-    assert await mails_of(target) == []
-    assert (await copy(source, target)).copied == 1
-    assert [each.state for each in await mails_of(target)] == [QueueState.HELD]
-
-
-async def test_a_copy_that_was_taken_for_dead_joins_again(post: Post, clock: HandClock) -> None:
-    """Adopted while it looked up a mail: before it writes, it finds out."""
-
-    class Slow(Interrupted):
-        async def attempts(self, queue_id: str) -> list[Attempt]:
-            clock.now += 7200
-            await self._inner.adopt("another")  # type: ignore[attr-defined]  # a MemoryStore has it
-            return await self._inner.attempts(queue_id)
-
-    source, target = MemoryStore(clock), MemoryStore(clock)
-    mail = post.mail()
-    await fill(source, mail)
-    await tried(source, mail, attrs.evolve(mail, attempts=1, state=QueueState.HELD))
-    clock.now = LATER
-    tally = await copy(source, Slow(target, after=1000))
-    assert (tally.copied, tally.failed) == (1, 0)
-    assert await target.nodes() == []
 
 
 async def test_content_that_left_the_target_meanwhile_is_copied_again(

@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 import pytest
 
-from elemta.queue.transfer import HALF_DUE
 from elemta.storage.base import ContentMissing, Finding, Insert
 from elemta.storage.records import ContentRef, QueuedMail, QueueState
 from elemta.web import verify
@@ -111,13 +110,6 @@ async def test_a_mail_that_is_delivered_meanwhile_is_no_damage(desk: RottenDesk)
     mail = await add(desk)
     desk.leaving.add(mail.content.id)
     assert (await look(desk))["damaged"] == []
-
-
-async def test_half_an_import_is_named(desk: RottenDesk) -> None:
-    mail = await add(desk, next_attempt_at=HALF_DUE)
-    (row,) = (await look(desk))["damaged"]
-    assert row["id"] == mail.id
-    assert "run the import again" in row["what"]
 
 
 @pytest.mark.parametrize("parameters", [{"limit": 0}, {"limit": 1001}, {"after": "x"}, {"state": "held"}])
