@@ -19,7 +19,11 @@ _NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 #: Every statement here goes by an index. A plan is kept for a connection's life, and one that was made while the tables
 #: were small would go through all rows of large ones until the next ANALYZE, which a server may do seldom or never.
-_BY_INDEX = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false)"
+#: Where there is no index to go by, the cost that forbids a scan would have the plan compiled: 50 ms for nothing.
+_BY_INDEX = (
+    "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
+    " set_config('jit', 'off', false)"
+)
 
 #: Types of the columns that are no text.
 _TYPES = {

@@ -1,8 +1,8 @@
 """What the stores on database servers take for a mail, with and without a backlog.
 
 Run it: `python tests/bench/bench_shared.py [--store postgresql] [--store mysql] [--backlog 1000000] [--rounds 20]`. The
-servers are those of the tests (`ELEMTA_TEST_POSTGRESQL`, `ELEMTA_TEST_MYSQL`); each makes a database and drops it again.
-A backlog is of deferred mails for tomorrow, to a thousand destinations; `--flood` adds as many that are due, to one
+servers are those of the tests (`ELEMTA_TEST_POSTGRESQL`, `ELEMTA_TEST_MYSQL`); a database is made and dropped again. A
+backlog is of deferred mails for tomorrow, to a thousand destinations; `--flood` adds as many that are due, to one
 destination that takes no more. A server that does not share its disk with others says more.
 """
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -12,9 +12,10 @@ import pytest
 import trio
 
 from elemta.datasource.base import Connection, DatabaseAway, DatabaseError, DatabaseFull, OutcomeUnknown, Work
+from elemta.datasource.mysqltext import render
 from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.datasource.pool import PooledDatabase
-from elemta.storage import mysql_dialect, shared_scout
+from elemta.storage import shared_scout
 from elemta.storage.base import (
     Begin,
     Change,
@@ -30,8 +31,10 @@ from elemta.storage.base import (
     StoreUnavailable,
     Withdraw,
 )
+from elemta.storage.mysql_dialect import LEAST_PACKET_OCTETS, MysqlDialect
 from elemta.storage.records import PIECE_OCTETS, ContentRef, QueueState
 from elemta.storage.shared import DatabaseStore
+from elemta.storage.shared_ledger import Ledger, Looked
 from tests.datasource.servers import SERVERS, running, server
 from tests.storage.databases import STORES, empty_tables, made_database
 from tests.storage.mails import OCTETS, START, HandClock, Post, attempt, claimed, commit
@@ -191,15 +194,45 @@ async def test_an_insert_repeated_with_other_octets_leaves_the_mail_alone(option
         assert await store.read(insert.mail.content, 0, 1000) == OCTETS
 
 
-async def test_statements_keep_within_a_part_of_a_packet(
-    options: DatabaseOptions, post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mysql_dialect, "PACKET_SHARE", 64)  # of 16 MiB: 256 KiB
-    inserts = [post.insert(bytes([number]) * 100_000) for number in range(30)]
-    async with using(options) as (store, _):
-        assert set(await store.commit(inserts)) == {APPLIED}
-        for number, insert in enumerate(inserts):
-            assert await store.read(insert.mail.content, 99_998, 9) == bytes([number]) * 2
+class Longest:
+    """A connection that only looks how long the statements are."""
+
+    def __init__(self) -> None:
+        self.octets: list[int] = []
+
+    async def fetch(self, statement: str, *values: object) -> Sequence[tuple[object, ...]]:
+        return [(LEAST_PACKET_OCTETS,)]
+
+    async def execute(self, statement: str, *values: object) -> int:
+        self.octets.append(len(render(statement, values)))
+        return 0
+
+
+def test_statements_of_mysql_keep_within_its_packet(post: Post) -> None:
+    """Though every octet has to be written as two, and every character takes four."""
+    connection, dialect = Longest(), MysqlDialect()
+    inserts = [post.insert(b"\\" * 100_000, reason="\N{CROISSANT}" * 20_000) for _ in range(30)]
+    ledger = Ledger(Looked())
+    assert {ledger.apply(insert) for insert in inserts} == {APPLIED}
+
+    async def write() -> None:
+        await dialect.learn(connection)
+        await dialect.write(connection, ledger.writes(), slot=0)
+
+    asyncio.run(write())
+    assert len(connection.octets) > 20
+    assert max(connection.octets) < LEAST_PACKET_OCTETS
+
+
+def test_no_plan_of_postgresql_goes_through_all_rows(post: Post) -> None:
+    with made_database(Dialect.POSTGRESQL) as options:
+
+        async def main() -> None:
+            async with using(attrs.evolve(options, pool_size=1)) as (store, unlucky):
+                assert await commit(store, post.insert()) == [APPLIED]
+                assert await unlucky.look(lambda connection: connection.fetch("SHOW enable_seqscan")) == [("off",)]
+
+        trio.run(main)
 
 
 # ---- failures ------------------------------------------------------------------------------------
