@@ -153,10 +153,13 @@ class MysqlDriver:
             "time_zone": "'+00:00'",
             "innodb_lock_wait_timeout": f"{max(1, round(at_length or self._options.lock_seconds))}",
         }
-        # MySQL's counts milliseconds, and for SELECT alone; what else hangs there ends with the unit's deadline.
-        limit = (
-            {"max_statement_time": f"{seconds:g}"} if is_mariadb else {"max_execution_time": f"{round(seconds * 1000)}"}
-        )
+        if is_mariadb:
+            silent = f"{max(1, round(self._options.silent_seconds))}"
+            limit = {"max_statement_time": f"{seconds:g}", "idle_transaction_timeout": silent}
+        else:
+            # Milliseconds, and for SELECT alone; what else hangs there ends with the unit's deadline. MySQL bounds the
+            # silence within a transaction by `wait_timeout` alone, which would end idle connections as well.
+            limit = {"max_execution_time": f"{round(seconds * 1000)}"}
         return "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in (settings | limit).items())
 
     def explain(self, error: BaseException) -> Fault | None:

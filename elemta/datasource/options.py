@@ -29,6 +29,11 @@ LOCK_SECONDS = 5.0
 #: 451 after this and `POOL_WAIT_SECONDS` at the latest; it waits ten minutes for it, RFC 5321 §4.5.3.2.6.
 UNIT_SECONDS = 20.0
 
+#: Seconds that the server waits for the next statement of a transaction; then it gives up the transaction with its
+#: locks. A node that was frozen, or lost its power, in the middle of a commit says no word, and what it has locked is
+#: nobody's until then: not longer than the shortest lease. Between two statements a unit waits for nothing of its own.
+SILENT_SECONDS = 10.0
+
 
 class Dialect(enum.Enum):
     """Which protocol and which SQL."""
@@ -73,6 +78,7 @@ class DatabaseOptions:
     statement_seconds: float = STATEMENT_SECONDS
     lock_seconds: float = LOCK_SECONDS
     unit_seconds: float = UNIT_SECONDS
+    silent_seconds: float = SILENT_SECONDS
 
     @property
     def name(self) -> str:

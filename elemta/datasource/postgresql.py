@@ -130,8 +130,7 @@ class PostgresqlDriver:
         milliseconds = {
             "statement_timeout": at_length or self._options.statement_seconds,
             "lock_timeout": at_length or self._options.lock_seconds,
-            # The server gives up a unit whose node went away, somewhat after the node would have.
-            "idle_in_transaction_session_timeout": self._options.unit_seconds + self._options.statement_seconds,
+            "idle_in_transaction_session_timeout": self._options.silent_seconds,
         }
         return "; ".join(f"SET {name} = {round(seconds * 1000)}" for name, seconds in milliseconds.items())
 

@@ -157,3 +157,32 @@ async def test_a_stop_waits_for_units_under_way(server: DatabaseOptions) -> None
         await stopped.wait()
     async with running(server) as database:
         assert await database.look(count) == 1
+
+
+async def test_what_a_silent_unit_has_locked_is_free_again_soon(server: DatabaseOptions) -> None:
+    """Its node was frozen or lost its power: the connection stands, and nothing more comes over it."""
+    async with proxied(server) as proxy, running(server) as others:
+        async with running(attrs.evolve(proxy.options, silent_seconds=1.0)) as database:
+            await others.transact(make)
+            await others.transact(insert)
+            locked = trio.Event()
+
+            async def lock_and_fall_silent(connection: Connection) -> None:
+                await connection.fetch("SELECT id FROM t FOR UPDATE")
+                proxy.stall()
+                locked.set()
+                await connection.fetch("SELECT 1")
+
+            async def delete(connection: Connection) -> int:
+                return await connection.execute("DELETE FROM t")
+
+            async def silent() -> None:
+                with pytest.raises(DatabaseAway):
+                    await database.transact(lock_and_fall_silent)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(silent)
+                await locked.wait()
+                with trio.fail_after(server.lock_seconds):
+                    assert await others.transact(delete) == 1
+                proxy.resume()
