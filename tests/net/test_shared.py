@@ -76,10 +76,12 @@ def test_a_busy_port_is_an_error_and_nothing_stays_bound() -> None:
 # ---- who takes a connection ----------------------------------------------------------------------
 
 
-async def test_a_burst_is_shared_evenly() -> None:
+async def test_a_burst_makes_up_for_what_one_has_more() -> None:
     tally = Tally(3)
     shared = listen_shared("127.0.0.1:0", 50)
-    listeners = [SharedListener(shared.sockets[0].dup(), Share(tally, index)) for index in range(3)]
+    shares = [Share(tally, index) for index in range(3)]
+    shares[0].change(10)
+    listeners = [SharedListener(shared.sockets[0].dup(), share) for share in shares]
     taken: list[list[Stream]] = [[], [], []]
     all_taken = trio.Event()
 
@@ -96,7 +98,7 @@ async def test_a_burst_is_shared_evenly() -> None:
         with trio.fail_after(PATIENCE_SECONDS):
             await all_taken.wait()
         nursery.cancel_scope.cancel()
-    counts = [len(streams) for streams in taken]
+    counts = [10 + len(taken[0]), len(taken[1]), len(taken[2])]
     for stream in itertools.chain(clients, *taken):
         stream.abort()
     for listener in listeners:
