@@ -154,6 +154,8 @@ def _processes(config: Config, report: Report, _: Facts) -> None:
             f'a queue of type "{storage}" belongs to one process: its files are changed without asking others. '
             'Set it to 1, or use a storage.type of "postgresql" or "mysql".',
         )
+    if config.processes > 1 and config.dev_mode:
+        report.error(("processes",), "the inbox of dev mode belongs to one process. Set it to 1.")
 
 
 def _auth(config: Config, report: Report, _: Facts) -> None:
@@ -234,7 +236,7 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_listeners, frozenset({"listeners", "listen_addr"})),
     (_web, frozenset({"web"})),
     (_storage, frozenset({"storage", "dev_mode"})),
-    (_processes, frozenset({"storage", "processes"})),
+    (_processes, frozenset({"storage", "processes", "dev_mode"})),
     (_auth, frozenset({"auth", "listeners", "dev_mode"})),
     (_tls, frozenset({"tls", "listeners", "dev_mode"})),
     (_routes, frozenset({"routes"})),

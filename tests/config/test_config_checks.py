@@ -443,6 +443,7 @@ POSTGRESQL = {"type": "postgresql", "dsn": "postgresql://elemta@db.example.com/e
         ({"storage": POSTGRESQL | {"lease": 9}}, "storage.lease", "found 9, expected at least 10 seconds"),
         ({"processes": 2}, "processes", 'a queue of type "sqlite" belongs to one process'),
         ({"processes": 2, "storage": {"type": "file"}}, "processes", 'a queue of type "file" belongs to one process'),
+        ({"processes": 2, "storage": POSTGRESQL, "dev_mode": True}, "processes", "the inbox of dev mode"),
     ],
 )
 def test_a_queue_that_could_not_work_is_refused(
