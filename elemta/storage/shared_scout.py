@@ -27,8 +27,10 @@ from elemta.storage.sqlite_scout import Key, Passed
 #: Mails that one step of a search passes over, first and at most: some 20 ms. Most searches end with the first step.
 FIRST_STEP_MAILS = 500
 STEP_MAILS = 20_000
-#: Seconds for which what was passed is remembered: so long may a mail that came to stand in front have to wait.
+#: Seconds for which what was passed is remembered at least: so long may a mail that came to stand in front wait.
 REMEMBERED_SECONDS = 30.0
+#: What was passed is remembered for so many times as long as it took: a million mails in front are seconds of search.
+REMEMBERED_FACTOR = 20.0
 #: Seconds up to now that are never passed for good: nodes' clocks differ, and commits take their time.
 UNCERTAIN_SECONDS = 5.0
 
@@ -53,6 +55,8 @@ class Scout:
         self._server = server
         self._passed: dict[str, Passed] = {}
         self._since = -inf
+        #: Seconds that searches took since then.
+        self._taken = 0.0
         #: Mails that came to wait while a search ran, as its result does not know them. None while none runs.
         self._meanwhile: list[QueuedMail] | None = None
         self._forgotten = False
@@ -61,8 +65,9 @@ class Scout:
 
     def begin(self) -> dict[str, Passed]:
         """Begin a search with what is remembered."""
-        if trio.current_time() >= self._since + REMEMBERED_SECONDS:
-            self._passed, self._since = {}, trio.current_time()
+        lasts = max(REMEMBERED_SECONDS, REMEMBERED_FACTOR * self._taken)
+        if trio.current_time() >= self._since + lasts:
+            self._passed, self._since, self._taken = {}, trio.current_time(), 0.0
         self._meanwhile, self._forgotten = [], False
         return dict(self._passed)
 
@@ -107,6 +112,7 @@ class Scout:
     async def search(self, claim: Claim, passed: dict[str, Passed]) -> Found:
         """The mails of a claim."""
         ids: list[str] = []
+        started = trio.current_time()
         certain = (claim.now - UNCERTAIN_SECONDS, _BEFORE, "")
         for lane in sql.lanes_of(claim.priority):
             if len(ids) < claim.limit:
@@ -116,6 +122,7 @@ class Scout:
                 ids += await search.run(begin, claim.limit - len(ids))
                 upto = max(min(search.at, certain), begin)
                 passed[lane] = before.with_searched(upto, exclude=claim.exclude, met=search.met)
+        self._taken += trio.current_time() - started
         return Found(ids, passed)
 
 
