@@ -52,6 +52,7 @@ from elemta.storage.file_content import Contents, StagedFile
 from elemta.storage.file_errors import explain
 from elemta.storage.file_folders import Folders
 from elemta.storage.file_queue import BATCH_MAILS, STEP_FILES, FileQueue
+from elemta.storage.file_syncs import SYNC_THREADS
 from elemta.storage.records import ContentRef, QueuedMail, QueueState
 from elemta.storage.rules import STATES_OF_VERB
 
@@ -66,13 +67,21 @@ ABANDON_SECONDS = 5.0
 class FileStore:
     """A `QueueStore` in the folders of `directory`."""
 
-    def __init__(self, directory: str, threads: Threads, clock: Clock, *, ids: IdSource | None = None) -> None:
-        """`ids` names staged content."""
+    def __init__(
+        self,
+        directory: str,
+        threads: Threads,
+        clock: Clock,
+        *,
+        ids: IdSource | None = None,
+        sync_threads: int = SYNC_THREADS,
+    ) -> None:
+        """`ids` names staged content. `sync_threads` sync files at a checkpoint, within its hop."""
         self._threads = threads
         self._ids = ids or SecureIds(clock)
         self._folders = Folders(directory)
         self._contents = Contents(self._folders)
-        self._queue = FileQueue(self._folders, self._contents, clock)
+        self._queue = FileQueue(self._folders, self._contents, clock, sync_threads=sync_threads)
         self._one = trio.CapacityLimiter(1)
         self._stagers = trio.CapacityLimiter(STAGING_THREADS)
         self._readers = trio.CapacityLimiter(READING_THREADS)

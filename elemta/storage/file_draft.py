@@ -12,7 +12,7 @@ import attrs
 from elemta.mail.ids import is_queue_id
 from elemta.mail.outcome import Attempt
 from elemta.storage.base import Begin, Change, Insert, Result, Settle, Withdraw
-from elemta.storage.codec import Unfit, encode_attempt, encode_mail
+from elemta.storage.codec import MailRow, Unfit, encode_attempt, encode_mail
 from elemta.storage.records import QueuedMail, QueueState
 
 
@@ -58,12 +58,19 @@ class Draft:
         #: By how much the references to a content change.
         self.references: dict[str, int] = {}
         self.attempts: list[tuple[str, Attempt]] = []
+        #: Rows of mails that were encoded to see whether they can be.
+        self._rows: dict[str, tuple[QueuedMail, MailRow]] = {}
 
     def load(self, queue_id: str) -> QueuedMail | None:
         """A mail as it is now."""
         if queue_id in self.mails:
             return self.mails[queue_id]
         return self._ground.load(queue_id) if is_queue_id(queue_id) else None
+
+    def row_of(self, mail: QueuedMail) -> MailRow:
+        """The row of a mail that was kept."""
+        encoded, row = self._rows.get(mail.id, (None, ()))
+        return row if encoded is mail else encode_mail(mail)
 
     def references_of(self, content_id: str) -> int:
         """How many mails will refer to a content."""
@@ -88,7 +95,7 @@ class Draft:
     def _check_insert(self, insert: Insert, beside: Mapping[str, int]) -> None:
         """Raise `Unfit` unless it can be taken. `beside`: octets of content that arrives in the same change."""
         mail = insert.mail
-        encode_mail(mail)
+        self._rows[mail.id] = (mail, encode_mail(mail))
         for attempt in insert.attempts:
             encode_attempt(mail.id, attempt)
         if self.load(mail.id) is not None:

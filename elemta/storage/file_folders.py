@@ -20,6 +20,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 
 from elemta.storage.records import QueueState
 
@@ -63,6 +64,9 @@ class Folder(enum.Enum):
     JOURNAL = "journal"
     SPARE = "spare"
 
+    # Each of them is one object; `Enum` would hash its name, thirty times a mail.
+    __hash__ = object.__hash__
+
 
 FOLDER_OF = {state: Folder(state.value) for state in QueueState}
 STATE_OF = {folder: state for state, folder in FOLDER_OF.items()}
@@ -84,6 +88,11 @@ def _is_plain(said: os.stat_result) -> bool:
     return stat.S_ISREG(said.st_mode) and said.st_nlink == 1
 
 
+def _new_names() -> Iterator[str]:
+    life = secrets.token_hex(8)
+    return (f"{life}-{number}" for number in count())
+
+
 def write_all(descriptor: int, octets: bytes) -> None:
     """Write until all is written: the system may take a part only."""
     written = os.write(descriptor, octets)
@@ -99,6 +108,8 @@ class Folders:
         self._descriptors: dict[Folder, int] = {}
         #: Names in `spare/` of files to be written over.
         self._spares: list[str] = []
+        #: New names there, unlike those of another life.
+        self._names = _new_names()
 
     def open(self) -> None:
         """Make what is missing, durably, and hold a descriptor of each folder."""
@@ -237,7 +248,7 @@ class Folders:
             # A link that stood in a mail's place, perhaps, or what others may read.
             with suppress(OSError):
                 self.unlink(spare)
-        spare = (Folder.SPARE, secrets.token_hex(8))
+        spare = (Folder.SPARE, next(self._names))
         return spare, self.create(spare), 0
 
     def remove(self, place: Place) -> None:
@@ -245,7 +256,7 @@ class Folders:
         if len(self._spares) >= SPARE_FILES or (place[0] is Folder.DATA and self.size(place) > SPARE_FILE_OCTETS):
             self.unlink(place)
             return
-        name = secrets.token_hex(8)
+        name = next(self._names)
         os.rename(place[1], name, src_dir_fd=self._descriptors[place[0]], dst_dir_fd=self._descriptors[Folder.SPARE])
         self._spares.append(name)
 

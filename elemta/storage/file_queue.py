@@ -40,6 +40,7 @@ from elemta.storage.file_nodes import NODES, Nodes
 from elemta.storage.file_record import Batch, Write
 from elemta.storage.file_state import Damaged, decode_state, encode_state, state_name
 from elemta.storage.file_survey import shared_place, survey
+from elemta.storage.file_syncs import SYNC_THREADS
 from elemta.storage.records import QueuedMail, QueueState
 from elemta.storage.rules import is_older, matches, obey, takes, uncertain_attempts
 
@@ -54,11 +55,11 @@ BATCH_MAILS = 1000
 class FileQueue:
     """A queue in its folders. Methods block, and are called in one thread at a time."""
 
-    def __init__(self, folders: Folders, contents: Contents, clock: Clock) -> None:
+    def __init__(self, folders: Folders, contents: Contents, clock: Clock, *, sync_threads: int = SYNC_THREADS) -> None:
         self._folders = folders
         self._contents = contents
         self._clock = clock
-        self._journal = Journal(folders)
+        self._journal = Journal(folders, sync_threads=sync_threads)
         self._history = History(folders)
         self._index = Index()
         self._nodes = Nodes()
@@ -208,8 +209,8 @@ class FileQueue:
         writes = list(more)
         removes: list[Place] = []
         has_staged = False
-        for queue_id, mail in draft.mails.items():
-            self._place_mail(queue_id, mail, writes=writes, removes=removes)
+        for queue_id in draft.mails:
+            self._place_mail(draft, queue_id, writes=writes, removes=removes)
         for content_id in draft.references:
             was_needed, is_needed = self.references(content_id) > 0, draft.references_of(content_id) > 0
             place, octets = content_place(content_id), draft.contents.get(content_id)
@@ -223,15 +224,17 @@ class FileQueue:
         appends = encode_attempts(draft.attempts, self._clock.wall())
         return Batch(contents, writes, appends, removes, has_staged)
 
-    def _place_mail(self, queue_id: str, mail: QueuedMail | None, *, writes: list[Write], removes: list[Place]) -> None:
+    def _place_mail(self, draft: Draft, queue_id: str, *, writes: list[Write], removes: list[Place]) -> None:
         """Say what becomes of a mail's state, and of its mark."""
         old = self._index.entries.get(queue_id)
         was_at = None if old is None else (FOLDER_OF[old.state], state_name(queue_id))
         old_mark = None if old is None or old.content == queue_id else shared_place(old.content, queue_id)
         is_at = mark = None
+        mail = draft.mails[queue_id]
         if mail is not None:
             is_at = (FOLDER_OF[mail.state], state_name(queue_id))
-            octets = encode_state(mail, generation=self._journal.generation + 1, token=self.token_of(mail.owner))
+            token = self.token_of(mail.owner)
+            octets = encode_state(draft.row_of(mail), generation=self._journal.generation + 1, token=token)
             moment = None if mail.state is QueueState.ACTIVE else mail.next_attempt_at
             writes.append(Write(is_at, octets, moment, is_new=is_at != was_at))
             if mail.content.id != queue_id:

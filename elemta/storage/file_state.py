@@ -6,7 +6,7 @@ A state is JSON: the columns of `codec.MAIL_COLUMNS` by their names, its generat
 it: the greater is the newer), the token of its owner, and a checksum over all before it, which tells a file that is
 whole from one that is not.
 
-Raises `Damaged` for what is not whole, `Unfit` for a mail that cannot be kept.
+Raises `Damaged` for what is not whole.
 """
 
 import zlib
@@ -17,7 +17,7 @@ import orjson
 from attrs import frozen
 
 from elemta.mail.ids import ID_CHARACTERS, is_queue_id
-from elemta.storage.codec import MAIL_COLUMNS, MailRow, decode_mail, encode_mail
+from elemta.storage.codec import MAIL_COLUMNS, MailRow, decode_mail
 from elemta.storage.records import QueuedMail, QueueState
 
 #: Columns whose text is JSON: they stand in the file as JSON, not as text of it.
@@ -53,12 +53,8 @@ def id_of(name: str) -> str | None:
     return queue_id if name == queue_id + _SUFFIX and is_queue_id(queue_id) else None
 
 
-def encode_state(mail: QueuedMail, *, generation: int, token: int) -> bytes:
-    """The file of a mail. Raises `Unfit`."""
-    return _encode_row(encode_mail(mail), generation, token)
-
-
-def _encode_row(row: MailRow, generation: int, token: int) -> bytes:
+def encode_state(row: MailRow, *, generation: int, token: int) -> bytes:
+    """The file of a mail, of which `codec.encode_mail` made a row."""
     plain: dict[str, Any] = dict(zip(MAIL_COLUMNS, row, strict=True))
     for column in _JSON_COLUMNS:
         plain[column] = orjson.Fragment(plain[column])

@@ -27,7 +27,7 @@ from elemta.storage.base import (
     StoreUnavailable,
     Withdraw,
 )
-from elemta.storage.codec import MAIL_COLUMNS
+from elemta.storage.codec import MAIL_COLUMNS, encode_mail
 from elemta.storage.file import FileStore
 from elemta.storage.file_attempts import hour_name, hour_of
 from elemta.storage.file_folders import SPARE_FILE_OCTETS, SPARE_FILES, STATE_OF, Folder
@@ -167,7 +167,7 @@ async def test_a_mail_moved_by_hand_is_what_its_folder_says(stores: FileStores, 
 
 async def test_a_state_that_is_not_whole_is_told_from_one_that_is() -> None:
     mail = rich_mail(Post().new_id())
-    octets = encode_state(mail, generation=7, token=3)
+    octets = encode_state(encode_mail(mail), generation=7, token=3)
     state = decode_state(octets, mail.id, mail.state)
     assert (state.mail, state.generation, state.token) == (mail, 7, 3)
     for cut in range(len(octets)):
