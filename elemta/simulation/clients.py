@@ -78,12 +78,15 @@ class Client:
         self._record = record
         self._chance = chance
 
-    async def run(self, server: str) -> None:
-        """Hand the mails over to the server at this address, or give up."""
+    async def run(self, *servers: str) -> None:
+        """Hand the mails over to the servers at these addresses, another one each time, or give up."""
+        order = list(servers)
+        if len(order) > 1:
+            self._chance.shuffle(order)
         await trio.sleep_until(self._script.at)
         mails = list(self._script.mails)
         for number in range(1, self._script.tries + 1):
-            left = await self._try(server, mails)
+            left = await self._try(order[number % len(order)], mails)
             mails = [evolve(mail, tag=f"{mail.tag.partition('.')[0]}.{number}", vanishes_after=None) for mail in left]
             if not mails:
                 return

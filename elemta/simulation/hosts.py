@@ -281,7 +281,8 @@ class _Session:
                 Kept(
                     at=trio.current_time(),
                     host=self._host.address,
-                    tag=tag_of(content),
+                    server=self._stream.peer.host,
+                    tag=self._host.record.tag_of(content),
                     sender=transaction.sender,
                     recipient=recipient,
                     content=content,

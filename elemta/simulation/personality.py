@@ -8,7 +8,7 @@ import enum
 
 from attrs import frozen
 
-from elemta.simulation.store import Span
+from elemta.simulation.nodes import Span
 
 
 class Manner(enum.Enum):

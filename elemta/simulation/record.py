@@ -7,6 +7,7 @@ field says wall. The events, one line each, are the world's history: the same se
 import enum
 import hashlib
 from collections.abc import Sequence
+from math import inf
 
 import trio
 from attrs import define, field, frozen
@@ -20,12 +21,20 @@ from elemta.storage.records import QueuedMail
 TAG_FIELD = b"X-Simulated: "
 
 
+#: The field of a report that names the mail of the queue which it is about.
+_ABOUT_FIELD = b"X-Elemta-Queue-Id: "
+
+
 def tag_of(content: bytes) -> str:
     """The tag of a mail's content, or of the content that a report returns; empty when there is none."""
-    at = content.find(TAG_FIELD)
+    return _field_of(content, TAG_FIELD)
+
+
+def _field_of(content: bytes, name: bytes) -> str:
+    at = content.find(name)
     if at < 0:
         return ""
-    start = at + len(TAG_FIELD)
+    start = at + len(name)
     return content[start : content.index(b"\r\n", start)].decode("ascii")
 
 
@@ -69,12 +78,14 @@ class Submitted:
 class Kept:
     """A mail that a remote host kept for one recipient.
 
-    `about` are the failed recipients that a report names, empty for other mail. `wire` and `upto` tell how far the
-    server must have read to know of it; `wire` is None when the host never answered.
+    `about` are the failed recipients that a report names, empty for other mail. `server` is the address that it came
+    from. `wire` and `upto` tell how far the server must have read to know of it; `wire` is None when the host never
+    answered.
     """
 
     at: float
     host: str
+    server: str
     tag: str
     sender: str
     recipient: str
@@ -105,6 +116,37 @@ class AtHand:
 
     at: float
     life: int
+
+
+@define(eq=False)
+class Member:
+    """A node's time in a shared queue under one token. `ended_by` says what ended it: a join, an adoption, a leave;
+    `uncertain` which mails had attempts in flight then."""
+
+    owner: str
+    token: int
+    since: float
+    until: float = inf
+    ended_by: str = ""
+    uncertain: tuple[str, ...] = ()
+
+
+@define(eq=False)
+class Lived:
+    """A life of the server at `address`."""
+
+    address: str
+    since: float
+    until: float = inf
+
+
+@frozen
+class Frozen:
+    """A time in which nothing in the server at `address` ran."""
+
+    address: str
+    since: float
+    until: float
 
 
 @frozen
@@ -177,8 +219,13 @@ class Record:
         self.crashes: list[float] = []
         #: Commits that any life of the server asked for.
         self.commits = 0
-        self.lives = 0
-        #: When each life ended, by its number.
+        #: The servers' lives, in the order of their beginnings; a life's number is its place, counted from 1.
+        self.lived: list[Lived] = []
+        self.frozen: list[Frozen] = []
+        #: Of a shared queue: each node's times in it, and what its ledger found wrong.
+        self.members: list[Member] = []
+        self.breaches: list[str] = []
+        #: When each life ended by a crash or a drain, by its number.
         self.ends: dict[int, float] = {}
         self.drains: list[Drained] = []
         #: The ids whose attempts a life found in flight when it joined, by its number.
@@ -186,8 +233,9 @@ class Record:
         #: True when the world's time was over before its work was.
         self.overdue = False
         self.ended_at = 0.0
-        #: The most transactions at once that hosts saw, by destination, and in all under the empty name.
-        self.busiest: dict[str, int] = {}
+        #: The most transactions at once that hosts saw of a server, by its address and the destination, and in all
+        #: under the empty name.
+        self.busiest: dict[tuple[str, str], int] = {}
         self._tags: dict[str, str] = {}
         self._live = 0
         self._quiet = trio.lowlevel.ParkingLot()
@@ -217,9 +265,10 @@ class Record:
     def begin_transaction(self, stream: VirtualStream, destination: str) -> None:
         """A host sees a mail come in. Those whose client has left already do not count."""
         self._transactions[stream] = destination
-        running = [where for one, where in self._transactions.items() if not one.peer_left]
+        server = stream.peer.host
+        running = [where for one, where in self._transactions.items() if one.peer.host == server and not one.peer_left]
         for name, count in (("", len(running)), (destination, running.count(destination))):
-            self.busiest[name] = max(count, self.busiest.get(name, 0))
+            self.busiest[server, name] = max(count, self.busiest.get((server, name), 0))
 
     def end_transaction(self, stream: VirtualStream) -> None:
         """The host is done with it."""
@@ -227,22 +276,28 @@ class Record:
 
     # ---- the store -------------------------------------------------------------------------------
 
+    def tag_of(self, content: bytes) -> str:
+        """The tag of a mail's content. A report whose store was away may have no original to return; then the queue id
+        in it tells."""
+        about = self.passages.get(_field_of(content, _ABOUT_FIELD))
+        return tag_of(content) or ("" if about is None else about.tag)
+
     def learn_tag(self, content_id: str, content: bytes) -> None:
         """Remember which mail some content is."""
-        tag = tag_of(content)
+        tag = self.tag_of(content)
         if tag:
             self._tags.setdefault(content_id, tag)
 
     def insert(self, mail: QueuedMail, content: bytes | None) -> None:
         """A mail became durable; again, when an insert was repeated.
 
-        What was deleted before its insert was repeated is back: a store does not remember ids that left.
+        What left before its insert was repeated is back: a store does not remember ids that left.
         """
         if content is not None:
             self.learn_tag(mail.content.id, content)
         known = self.passages.get(mail.id)
         if known is not None:
-            if known.deleted_at is not None:
+            if known.left_at is not None:
                 known.deleted_at = known.left_at = None
                 self._live += 1
                 self.note("store", "insert", mail.id, "again")
@@ -253,9 +308,9 @@ class Record:
         self._live += 1
         self.note("store", "insert", mail.id, tag, mail.destination, mail.priority.name)
 
-    def take_at_hand(self, queue_id: str) -> None:
+    def take_at_hand(self, queue_id: str, life: int) -> None:
         """The server of this life took a mail, to try it."""
-        self.passages[queue_id].at_hand.append(AtHand(trio.current_time(), self.lives))
+        self.passages[queue_id].at_hand.append(AtHand(trio.current_time(), life))
 
     def begin(self, queue_id: str) -> None:
         """An attempt was marked."""
@@ -306,18 +361,39 @@ class Record:
 
     # ---- the server ------------------------------------------------------------------------------
 
-    def crash(self, why: str) -> None:
-        """The server's machine stopped."""
-        self.crashes.append(trio.current_time())
-        self.ends[self.lives] = trio.current_time()
-        self.note("crash", why)
+    @property
+    def lives(self) -> int:
+        """How many lives have begun."""
+        return len(self.lived)
 
-    def drained(self, at: float, seconds: float) -> None:
-        """The life that runs has ended in order, by a drain that began at `at`."""
+    def begin_life(self, address: str) -> int:
+        """A server starts; the number of its life."""
+        self.lived.append(Lived(address, trio.current_time()))
+        return len(self.lived)
+
+    def end_life(self, life: int) -> None:
+        """A life is over, however it ended. The first end counts."""
+        lived = self.lived[life - 1]
+        lived.until = min(lived.until, trio.current_time())
+
+    def crash(self, life: int, why: str) -> None:
+        """The machine of this life stopped."""
+        self.crashes.append(trio.current_time())
+        self.ends[life] = trio.current_time()
+        self.end_life(life)
+        self.note("crash", self.lived[life - 1].address, why)
+
+    def drained(self, life: int, at: float, seconds: float) -> None:
+        """The life has ended in order, by a drain that began at `at`."""
         now = trio.current_time()
-        self.ends[self.lives] = now
-        self.drains.append(Drained(self.lives, at, at + seconds, now))
-        self.note("server", "drained since", at)
+        self.ends[life] = now
+        self.drains.append(Drained(life, at, at + seconds, now))
+        self.note("server", self.lived[life - 1].address, "drained since", at)
+
+    def freeze(self, address: str, since: float) -> None:
+        """The server has stood still since then, and goes on."""
+        self.frozen.append(Frozen(address, since, trio.current_time()))
+        self.note("server", address, "goes on, frozen since", since)
 
     def complain(self, level: str, event: str, details: str) -> None:
         """The server logged a warning, or worse."""

@@ -13,6 +13,7 @@ from elemta.config.sections import Config, LimitsSection, ListenerSection, Route
 from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
+from elemta.simulation.nodes import ClockStep, Drain, NodePlan
 from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import LMTP_PORT, Manner, Personality
 from elemta.simulation.pipe import Latency
@@ -35,27 +36,12 @@ _DAY = 86_400.0
 
 
 @frozen
-class ClockStep:
-    """The wall clock jumps by `seconds` at the virtual time `at`."""
-
-    at: float
-    seconds: float
-
-
-@frozen
-class Drain:
-    """At the virtual time `at` the server is told to stop; what runs has `seconds`."""
-
-    at: float
-    seconds: float
-
-
-@frozen
 class Scenario:
     """One world. `hosts` has a personality for each address, `names` is all of DNS.
 
     `orders` are the operator's. At each time of `crashes` the server's machine stops, each of `drains` ends its life in
-    order; after `downtime` seconds it starts anew. `deadline` is the virtual time at which everything must be done.
+    order; after `downtime` seconds it starts anew. With `nodes` there are several servers on one queue, each with
+    troubles of its own instead of these. `deadline` is the virtual time at which everything must be done.
     """
 
     seed: int
@@ -71,11 +57,36 @@ class Scenario:
     orders: tuple[OrderScript, ...] = ()
     latency: Latency = Latency()
     deadline: float = 10 * _DAY
+    nodes: tuple[NodePlan, ...] = ()
+
+    @property
+    def plans(self) -> tuple[NodePlan, ...]:
+        """What is planned for each server."""
+        return self.nodes or (
+            NodePlan(
+                name=self.config.hostname,
+                address=SERVER_ADDRESS,
+                crashes=self.crashes,
+                drains=self.drains,
+                downtime=self.downtime,
+                steps=self.steps,
+            ),
+        )
 
     @property
     def is_calm(self) -> bool:
         """True when nothing but the remote hosts makes trouble: attempts then come as scheduled."""
-        return self.store.is_calm and not self.crashes and not self.drains and not self.steps
+        return self.store.is_calm and all(plan.is_calm for plan in self.plans)
+
+    @property
+    def steps_clocks(self) -> bool:
+        """True when a wall clock steps."""
+        return any(plan.steps for plan in self.plans)
+
+    @property
+    def trouble_ends_at(self) -> float:
+        """When nothing but the remote hosts makes trouble any more; of a single server, but for its own end."""
+        return max([self.store.ends_at, *(plan.ends_at for plan in self.nodes)])
 
 
 def server_config(**settings: object) -> Config:

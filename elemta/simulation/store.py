@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from elemta.mail.outcome import Attempt
 from elemta.runtime.clock import Clock
+from elemta.simulation.nodes import Span
 from elemta.simulation.record import Record, Settled
 from elemta.storage.base import (
     Begin,
@@ -32,6 +33,7 @@ from elemta.storage.base import (
     Result,
     Retention,
     Settle,
+    StoreAway,
     StoreFull,
     StoreUnavailable,
 )
@@ -47,10 +49,6 @@ class Fault(enum.Enum):
     UNKNOWN_AFTER = "unknown, applied"
     CRASH_BEFORE = "crash before it"
     CRASH_AFTER = "crash after it"
-
-
-#: A time from its first to its second number, in virtual seconds.
-Span = tuple[float, float]
 
 
 @frozen
@@ -85,13 +83,14 @@ class FaultyStore:
     """A `QueueStore` for one life of a server, around the one that keeps."""
 
     def __init__(
-        self, inner: QueueStore, plan: StorePlan, *, record: Record, clock: Clock, chance: random.Random
+        self, inner: QueueStore, plan: StorePlan, *, record: Record, clock: Clock, chance: random.Random, life: int = 1
     ) -> None:
         self._inner = inner
         self._plan = plan
         self._record = record
         self._clock = clock
         self._chance = chance
+        self._life = life
         #: Called when a commit's fault is a crash.
         self.crash: Callable[[str], None] = lambda why: None
         self._dead = False
@@ -104,7 +103,7 @@ class FaultyStore:
         if self._dead:
             raise StoreUnavailable("this life of the server is over")
         if _within(self._plan.away):
-            raise StoreUnavailable("the disk does not answer (planned)")
+            raise StoreAway("the store does not answer (planned)")
 
     async def open(self) -> None:
         """See `QueueStore.open`."""
@@ -119,8 +118,8 @@ class FaultyStore:
         """See `QueueStore.join`."""
         self._check()
         joined = await self._inner.join(owner, now)
-        self._record.found[self._record.lives] = joined.uncertain
-        self._record.note("store", "join", joined.token, joined.recovered, *sorted(joined.uncertain))
+        self._record.found[self._life] = joined.uncertain
+        self._record.note("store", "join", owner, joined.token, joined.recovered, *sorted(joined.uncertain))
         return joined
 
     # ---- commits ---------------------------------------------------------------------------------
@@ -173,10 +172,12 @@ class FaultyStore:
         for change, result in zip(batch, results, strict=True):
             if result is not Result.APPLIED:
                 record.note("store", type(change).__name__.lower(), result.value)
+                if isinstance(change, Insert) and result is Result.FENCED:
+                    record.insert(change.mail, change.content)  # durable, but anybody's
             elif isinstance(change, Insert):
                 record.insert(change.mail, change.content)
                 if change.mail.owner and not self._dead:
-                    record.take_at_hand(change.mail.id)
+                    record.take_at_hand(change.mail.id, self._life)
                 if change.mail.attempting_since is not None:
                     record.begin(change.mail.id)
             elif isinstance(change, Begin):
@@ -207,7 +208,7 @@ class FaultyStore:
         claimed = await self._inner.claim(claim)
         if not self._dead:
             for mail in claimed:
-                self._record.take_at_hand(mail.id)
+                self._record.take_at_hand(mail.id, self._life)
         return claimed
 
     async def next_due(self) -> float | None:

@@ -12,9 +12,11 @@ from attrs import frozen
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from elemta.simulation.fleet import draw_fleet, draw_world
+from elemta.simulation.keeper import memory_keeper, sqlite_keeper
 from elemta.simulation.record import Record
-from elemta.simulation.scenario import Scenario, draw
-from elemta.simulation.world import memory_keeper, simulate, sqlite_keeper
+from elemta.simulation.scenario import Scenario
+from elemta.simulation.world import simulate
 from elemta.testing.invariants import broken
 
 STORES = ("memory", "sqlite")
@@ -44,14 +46,15 @@ def run_scenario(scenario: Scenario, store: str) -> Verdict:
     return Verdict(record, broken(scenario, record))
 
 
-def repro(seed: int, store: str) -> str:
-    """The line that runs a seed again."""
-    return f"python -m elemta.simulation --seeds 1 --start {seed} --store {store} --history"
+def repro(seed: int, store: str, nodes: int = 0) -> str:
+    """The line that runs a seed again; with `nodes` it was a fleet on demand."""
+    asked = f"--nodes {nodes}" if nodes else f"--store {store}"
+    return f"python -m elemta.simulation --seeds 1 --start {seed} {asked} --history"
 
 
 def check_seed(seed: int, store: str) -> Record:
     """Run the world of a seed. Raises `WorldBroken`."""
-    verdict = run_scenario(draw(seed), store)
+    verdict = run_scenario(draw_world(seed, store), store)
     if verdict.broken:
         raise WorldBroken("\n".join([f"seed {seed} on {store}:", *verdict.broken, repro(seed, store)]))
     return verdict.record
@@ -61,21 +64,27 @@ def check_seed(seed: int, store: str) -> Record:
 @click.option("--seeds", default=100, show_default=True, help="How many seeds.")
 @click.option("--start", default=0, show_default=True, help="The first seed.")
 @click.option("--store", type=click.Choice([*STORES, "both"]), default="both", show_default=True)
+@click.option(
+    "--nodes",
+    type=click.IntRange(2, 9),
+    help="Every seed a fleet of so many nodes on one memory store, instead of every third one of two to four.",
+)
 @click.option("--history", is_flag=True, help="Print the history of a world that fails, or of a single seed, whole.")
-def main(seeds: int, start: int, store: str, history: bool) -> None:
+def main(seeds: int, start: int, store: str, nodes: int | None, history: bool) -> None:
     """Run the simulated world with many seeds; stop at the first that fails."""
     console = Console()
-    stores = STORES if store == "both" else (store,)
+    stores = STORES if store == "both" and not nodes else ("memory",) if nodes else (store,)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     began = time.monotonic()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("seeds", total=seeds * len(stores))
         for seed in range(start, start + seeds):
             for each in stores:
-                verdict = run_scenario(draw(seed), each)
+                scenario = draw_fleet(seed, nodes) if nodes else draw_world(seed, each)
+                verdict = run_scenario(scenario, each)
                 if verdict.broken:
                     progress.stop()
-                    _explain(console, verdict, seed, store=each, whole=history)
+                    _explain(console, verdict, again=repro(seed, each, nodes or 0), whole=history)
                     raise SystemExit(1)
                 if history and seeds == 1:
                     console.print("\n".join(verdict.record.events), markup=False, highlight=False)
@@ -85,13 +94,13 @@ def main(seeds: int, start: int, store: str, history: bool) -> None:
     console.print(f"{worlds} worlds passed in {seconds:.1f} s, {worlds / seconds:.1f} a second")
 
 
-def _explain(console: Console, verdict: Verdict, seed: int, *, store: str, whole: bool) -> None:
+def _explain(console: Console, verdict: Verdict, *, again: str, whole: bool) -> None:
     events = verdict.record.events
     shown = events if whole else events[-_HISTORY_LINES:]
     console.print("\n".join(shown), markup=False, highlight=False)
     for one in verdict.broken:
-        console.print(f"seed {seed} on {store}: {one}", style="red", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"again: {repro(seed, store)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(one, style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"again: {again}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

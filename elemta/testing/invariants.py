@@ -1,9 +1,10 @@
 """What must hold after every run of a simulated world.
 
 What is not here: the run (`simulation.world`), what must hold of priorities (`testing.precedence`) or of orders
-(`testing.obedience`), or of drains (`testing.stopping`). Each check reads the record and says in sentences what is
-wrong; nothing it says depends on how the product works inside, only on what it promises: to the clients that were
-answered 250, to the senders that wait for a delivery or a report, to the hosts that should not get a mail twice.
+(`testing.obedience`), of drains (`testing.stopping`), or of queues with several nodes (`testing.sharing`).
+Each check reads the record and says in sentences what is wrong; nothing it says depends on how the product works
+inside, only on what it promises: to the clients that were answered 250, to the senders that wait for a delivery or a
+report, to the hosts that should not get a mail twice.
 Failures raised: none; `broken` returns what is broken.
 """
 
@@ -21,14 +22,23 @@ from elemta.storage.records import QueueState, RecipientStatus
 from elemta.storage.rules import INTERRUPTED
 from elemta.testing.obedience import AMPLE_WORKERS, deleted_stays_away, held_stays_held, obeyed_at_once
 from elemta.testing.precedence import higher_goes_first, priority_as_asked
+from elemta.testing.sharing import (
+    adopted_for_a_reason,
+    adopted_in_time,
+    interrupted_is_recorded,
+    one_owner,
+    taken_away,
+)
 from elemta.testing.stopping import cut_no_sooner, drained_leaves_nothing_uncertain, everybody_is_answered
 
 #: Seconds by which times since 1970 may differ for their own granularity and the dispatcher's slack of a millisecond.
 TOLERANCE_SECONDS = 0.002
 #: Seconds by which a retry may come late where nothing is in its way: the way through the dispatcher.
 LATE_SECONDS = 1.0
-#: What a server may call an error when nothing is wrong with it, but its store is in trouble.
+#: What a server may call an error when nothing is wrong with it, but its store or its way there is in trouble.
 EXPECTED_ERRORS = frozenset({"store.failed", "queue.commits_lost"})
+#: The same of a node of a shared queue, which also may be too slow for its lease.
+EXPECTED_OF_NODES = EXPECTED_ERRORS | {"queue.store_away", "queue.lease_ends"}
 #: What a server says of mails that it answered 4yz, and might deliver all the same.
 DUPLICATES = frozenset({"queue.possible_duplicate", "queue.commits_lost"})
 
@@ -52,6 +62,8 @@ def everything_ends(scenario: Scenario, record: Record) -> Iterator[str]:
 def no_errors(scenario: Scenario, record: Record) -> Iterator[str]:
     """The server found no defect of its own."""
     expected = frozenset() if scenario.store.is_calm else EXPECTED_ERRORS
+    if scenario.nodes:
+        expected = frozenset() if scenario.is_calm else EXPECTED_OF_NODES
     for complaint in record.complaints:
         if complaint.level in {"error", "critical", "exception"} and complaint.event not in expected:
             yield f"at {complaint.at:.3f} the server logged {complaint.event}: {complaint.details}"
@@ -119,21 +131,26 @@ def second_deliveries(scenario: Scenario, record: Record) -> Iterator[str]:
             continue
         (passage,) = passages
         for kept in deliveries[:-1]:
-            if kept.answered and not _crashed_in_hand(record, passage, kept):
+            if kept.answered and not _lost_in_hand(scenario, record, passage, kept):
                 yield f"{tag} was delivered to {recipient} at {kept.at:.3f}, which the server knew, and again"
         uncertain = _results(passage, recipient)[AttemptResult.UNCERTAIN]
         if uncertain < len(deliveries) - 1:
             yield f"{tag} was delivered {len(deliveries)} times to {recipient}, recorded uncertain {uncertain} times"
 
 
-def _crashed_in_hand(record: Record, passage: Passage, kept: Kept) -> bool:
-    """True when the server's life ended after this delivery, before its result was durable."""
+def _lost_in_hand(scenario: Scenario, record: Record, passage: Passage, kept: Kept) -> bool:
+    """True when the server's life, or its time in a shared queue, ended after this delivery, before its result was
+    durable."""
     known = min((settled.at for settled in passage.settled if settled.at >= kept.at), default=record.ended_at)
+    if scenario.nodes:
+        return taken_away(scenario, record, passage, kept, until=known)
     return any(kept.at <= end <= known for end in record.ends.values())
 
 
 def uncertain_for_a_reason(scenario: Scenario, record: Record) -> Iterator[str]:
     """An attempt is recorded as interrupted only where the server's life ended."""
+    if scenario.nodes:
+        return  # see `testing.sharing`
     for passage in record.passages.values():
         interrupted = {a.started_at for a in passage.attempts if a.reply == INTERRUPTED}
         if len(interrupted) > record.lives - 1:
@@ -169,17 +186,17 @@ def octets_unchanged(scenario: Scenario, record: Record) -> Iterator[str]:
 
 
 def bounds_hold(scenario: Scenario, record: Record) -> Iterator[str]:
-    """At most `max_workers` deliveries run, at most half of them to one destination."""
+    """At most `max_workers` deliveries of a server run, at most half of them to one destination."""
     workers = scenario.config.max_workers
-    for destination, most in record.busiest.items():
+    for (server, destination), most in record.busiest.items():
         bound = destination_share(workers) if destination else workers
         if most > bound:
-            yield f"{most} deliveries ran at once to {destination or 'all hosts'}, {bound} may"
+            yield f"{most} deliveries ran at once from {server} to {destination or 'all hosts'}, {bound} may"
 
 
 def retried_as_scheduled(scenario: Scenario, record: Record) -> Iterator[str]:
     """Each retry is set within the jitter of its interval, and comes when it was set for."""
-    if scenario.steps:
+    if scenario.steps_clocks:
         return  # a stepped wall clock moves the dates of the past against those of the future
     for passage in record.passages.values():
         for settled in passage.settled:
@@ -281,4 +298,8 @@ CHECKS: tuple[Check, ...] = (
     drained_leaves_nothing_uncertain,
     cut_no_sooner,
     everybody_is_answered,
+    one_owner,
+    interrupted_is_recorded,
+    adopted_for_a_reason,
+    adopted_in_time,
 )

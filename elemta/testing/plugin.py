@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from elemta.simulation.fleet import draw_world
+from elemta.simulation.keeper import memory_keeper, sqlite_keeper
 from elemta.simulation.record import Record
-from elemta.simulation.scenario import Scenario, draw
-from elemta.simulation.world import memory_keeper, simulate, sqlite_keeper
+from elemta.simulation.scenario import Scenario
+from elemta.simulation.world import simulate
 from elemta.testing.campaign import WorldBroken, repro
 from elemta.testing.invariants import broken
 
@@ -27,7 +29,7 @@ class SimulatedWorld:
 
         Returns what happened. Raises `WorldBroken`, with the line that repeats a seed.
         """
-        scenario = draw(world) if isinstance(world, int) else world
+        scenario = draw_world(world, store) if isinstance(world, int) else world
         self._runs += 1
         keeper = memory_keeper() if store == "memory" else sqlite_keeper(str(self._folder / f"queue-{self._runs}"))
         record = simulate(scenario, keeper)

@@ -57,10 +57,11 @@ def _is_for(route: RouteSection, domain: str) -> bool:
 class _Turn:
     """A mail that the server held ready from `since`, whose attempt ran from `began` to `ended`.
 
-    `began` is infinite for one whose turn never came, `ended` for one that was not seen to end.
+    `began` is infinite for one whose turn never came, `ended` for one that was not seen to end. `server` is where.
     """
 
     passage: Passage
+    server: str
     since: float
     began: float
     ended: float
@@ -72,9 +73,10 @@ def higher_goes_first(scenario: Scenario, record: Record) -> Iterator[str]:
     A mail is at hand from its claim, or from its insert where the server owned it at once, until its attempt begins or
     the life of the server ends. For the same destination the mail that was begun proves that there was room; for
     another, every attempt counts from its mark to the durable end. Of what was simultaneous nothing is said, nor of
-    worlds whose store is in trouble or where an operator gives orders: there mails may be taken up and put back unseen.
+    worlds whose store is in trouble or where an operator gives orders: there mails may be taken up and put back unseen;
+    nor of several nodes unless all is calm. Each node has an order and shares of its own.
     """
-    if scenario.orders or not scenario.store.is_calm:
+    if scenario.orders or not scenario.store.is_calm or (scenario.nodes and not scenario.is_calm):
         return
     share = destination_share(scenario.config.max_workers)
     turns = [turn for passage in record.passages.values() for turn in _turns(record, passage)]
@@ -82,7 +84,7 @@ def higher_goes_first(scenario: Scenario, record: Record) -> Iterator[str]:
         for waiting in turns:
             if _is_passed_over(waiting, taken) and (
                 waiting.passage.mail.destination == taken.passage.mail.destination
-                or _running(turns, waiting.passage.mail.destination, taken.began) < share
+                or _running(turns, waiting, taken.began) < share
             ):
                 mail, other = waiting.passage.mail, taken.passage.mail
                 yield (
@@ -96,21 +98,23 @@ def _turns(record: Record, passage: Passage) -> Iterator[_Turn]:
         over = record.ends.get(hand.life, inf)
         began = min((at for at in passage.begun if hand.at <= at <= over), default=over)
         ended = min((each.at for each in passage.settled if began <= each.at <= over), default=over)
-        yield _Turn(passage, hand.at, began, ended)
+        yield _Turn(passage, record.lived[hand.life - 1].address, hand.at, began, ended)
 
 
 def _is_passed_over(waiting: _Turn, taken: _Turn) -> bool:
     return (
-        waiting.passage.mail.priority > taken.passage.mail.priority
+        waiting.server == taken.server
+        and waiting.passage.mail.priority > taken.passage.mail.priority
         and waiting.since + SIMULTANEOUS_SECONDS < taken.began < waiting.began - SIMULTANEOUS_SECONDS
     )
 
 
-def _running(turns: list[_Turn], destination: str, at: float) -> int:
+def _running(turns: list[_Turn], waiting: _Turn, at: float) -> int:
+    """How many attempts the server of the mail that waits has under way to that mail's destination."""
     return sum(
         1
         for turn in turns
-        if turn.passage.mail.destination == destination
+        if (turn.server, turn.passage.mail.destination) == (waiting.server, waiting.passage.mail.destination)
         and turn.began <= at + SIMULTANEOUS_SECONDS
         and turn.ended >= at - SIMULTANEOUS_SECONDS
     )

@@ -8,10 +8,11 @@ from attrs import evolve
 from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
 from elemta.mail.reply import Reply
+from elemta.simulation.keeper import memory_keeper
 from elemta.simulation.personality import Personality
 from elemta.simulation.record import Answer, Complaint, Drained, Obeyed, Record
-from elemta.simulation.scenario import Scenario
-from elemta.simulation.world import memory_keeper, simulate
+from elemta.simulation.scenario import SERVER_ADDRESS, Scenario
+from elemta.simulation.world import simulate
 from elemta.storage.base import Verb
 from elemta.testing.invariants import broken
 from tests.simulation.scenes import mail, scene
@@ -68,7 +69,7 @@ def change_an_octet(record: Record) -> None:
 
 
 def run_too_many(record: Record) -> None:
-    record.busiest["one.test"] = 51
+    record.busiest[SERVER_ADDRESS, "one.test"] = 51
 
 
 def retry_too_soon(record: Record) -> None:
@@ -163,7 +164,7 @@ def test_a_sound_history_is_sound(world: tuple[Scenario, Record]) -> None:
         (take_what_was_cut_off, "never came whole, and is in the queue"),
         (deliver_what_was_refused, "was refused with"),
         (change_an_octet, "arrived changed"),
-        (run_too_many, "51 deliveries ran at once to one.test, 50 may"),
+        (run_too_many, "51 deliveries ran at once from 192.0.2.1 to one.test, 50 may"),
         (retry_too_soon, "before its time"),
         (schedule_wrongly, "was set for"),
         (log_a_defect, "logged queue.defect"),

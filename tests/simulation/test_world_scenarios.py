@@ -5,11 +5,12 @@ import pytest
 from elemta.config.sections import RouteSection, TransportName
 from elemta.mail.outcome import AttemptResult
 from elemta.simulation.clock import EPOCH_SECONDS
+from elemta.simulation.nodes import Drain
 from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import LMTP_PORT, STALL_SECONDS, Personality
 from elemta.simulation.pipe import Latency
 from elemta.simulation.record import Answer, Passage, Record
-from elemta.simulation.scenario import SENDER_ADDRESS, Drain
+from elemta.simulation.scenario import SENDER_ADDRESS
 from elemta.simulation.store import Fault, StorePlan
 from elemta.storage.base import Filter, Verb
 from elemta.supervisor import build

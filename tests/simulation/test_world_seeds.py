@@ -5,7 +5,7 @@ import pytest
 from elemta.testing.plugin import SimulatedWorld
 
 #: The seeds of every run; `python -m elemta.simulation` runs any others.
-SEEDS = range(200)
+SEEDS = range(160)
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

@@ -1,0 +1,166 @@
+"""One life of one server, from its start to its crash or its drain.
+
+What is not here: when it begins or ends (`simulation.seat`). The server is the real one, `supervisor.server.Server`,
+built as the real process builds it, on virtual parts.
+
+A crash ends a life as SIGKILL would: from that instant its store does nothing, its connections are cut, its log is not
+read. Its tasks are then cancelled, but whatever they still try has no effect. Failures raised: a defect that ends the
+server's run passes.
+"""
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+import trio
+from attrs import evolve, frozen
+from structlog.typing import FilteringBoundLogger
+
+from elemta.config.sections import Config
+from elemta.observe.metrics import Metrics
+from elemta.queue.service import QueueService
+from elemta.simulation.clock import VirtualClock
+from elemta.simulation.freezer import Freezer
+from elemta.simulation.keeper import StoreGiver, runtime_of
+from elemta.simulation.network import VirtualNetwork
+from elemta.simulation.nodes import Drain, NodePlan
+from elemta.simulation.record import Record
+from elemta.simulation.resolver import ScriptedResolver
+from elemta.simulation.scenario import SERVER_ADDRESS, Scenario
+from elemta.storage.base import StoreUnavailable
+from elemta.storage.inbox import MemoryInbox
+from elemta.supervisor.build import Stores, Watch, World, bind, build_server
+from elemta.supervisor.server import Server
+
+
+@frozen(eq=False)
+class Surroundings:
+    """What all lives of a world have around them."""
+
+    scenario: Scenario
+    record: Record
+    network: VirtualNetwork
+    inbox: MemoryInbox
+    freezer: Freezer
+    stores: StoreGiver
+
+
+@frozen
+class _Ears:
+    """Reads a server's log: warnings and errors go to the record while the server lives."""
+
+    record: Record
+    is_listening: Callable[[], bool]
+
+    def __call__(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if self.is_listening():
+            name = str(event.pop("event"))
+            error = event.pop("exc_info", None)
+            details = " ".join(f"{key}={value}" for key, value in event.items())
+            self.record.complain(method, name, details if error is None else f"{details} {error!r}")
+        raise structlog.DropEvent
+
+
+class Life:
+    """One life of a node's machine. `number` counts the lives of all nodes."""
+
+    def __init__(self, around: Surroundings, plan: NodePlan, clock: VirtualClock) -> None:
+        self._around = around
+        self._plan = plan
+        self.number = around.record.begin_life(plan.address)
+        self._machine = around.network.host(plan.address)
+        self._runtime = runtime_of(around.scenario.seed, clock, "life", self.number)
+        self._given = around.stores(self._runtime, plan, self.number)
+        self._given.faults.crash = self.crash
+        self._scope = trio.CancelScope()
+        self.server: Server | None = None
+        self.started_or_over = trio.Event()
+        self.over = trio.Event()
+        self.crashed = False
+        self.drained = False
+        self._drain: Drain | None = None
+
+    @property
+    def queue(self) -> QueueService | None:
+        """Its queue while it serves."""
+        return None if self.over.is_set() or self.server is None else self.server.parts.queue
+
+    async def run(self) -> None:
+        """Serve until drained or crashed, or until the store could not be opened."""
+        record = self._around.record
+        try:
+            with self._scope, self._around.freezer.inside(self):
+                await self._serve()
+                self.drained = True
+                assert self._drain is not None
+                record.drained(self.number, self._drain.at, self._drain.seconds)
+        except* StoreUnavailable as group:
+            # The process would end with a message; its service manager starts it again.
+            record.note("server", self._plan.address, "could not run", len(group.exceptions))
+        finally:
+            self._machine.crash()
+            record.end_life(self.number)
+            self.started_or_over.set()
+            self.over.set()
+
+    async def _serve(self) -> None:
+        around = self._around
+        config = _config_at(around.scenario.config, self._plan.address)
+        bound = await bind(config, self._machine)
+        resolver = ScriptedResolver(around.scenario.names, self._runtime.chance)
+        outside = World(self._runtime, self._machine, resolver)
+        watch = Watch(self._logger(), Metrics())
+        shared = self._given.shared
+        if shared is None:
+            stores = Stores(self._given.faults, around.inbox)
+        else:
+            stores = Stores(shared, around.inbox, shared, self._plan.name)
+        self.server = build_server(config, outside, stores, bound=bound, watch=watch)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.server.run)
+            around.record.note("server", self._plan.address, "serves")
+            self.started_or_over.set()
+
+    def _logger(self) -> FilteringBoundLogger:
+        ears = _Ears(self._around.record, lambda: not self.crashed)
+        wrapper = structlog.make_filtering_bound_logger("warning")
+        logger: FilteringBoundLogger = structlog.wrap_logger(
+            structlog.ReturnLogger(), processors=[ears], wrapper_class=wrapper, cache_logger_on_first_use=True
+        ).bind()
+        return logger
+
+    async def drain(self, seconds: float) -> None:
+        """End this life in order, as SIGTERM would: what runs has so many seconds. Returns when it is over."""
+        if self.server is None or not self.started_or_over.is_set():
+            self._scope.cancel()  # it does not serve yet: there is nothing to be done in order
+            return
+        if self._drain is None and not self.over.is_set():
+            self._drain = Drain(trio.current_time(), seconds)
+            self._around.record.note("server", self._plan.address, "drains", seconds)
+            with self._around.freezer.inside(self):
+                await trio.lowlevel.checkpoint()
+                await self.server.drain(seconds)
+        await self.over.wait()
+
+    def crash(self, why: str) -> None:
+        """End this life as SIGKILL would."""
+        if self.crashed or self.over.is_set():
+            return
+        self.crashed = True
+        self._around.record.crash(self.number, why)
+        self._given.faults.die()
+        self._machine.crash()
+        self._scope.cancel()
+        self.started_or_over.set()
+        self.over.set()
+        self._around.freezer.thaw(self)
+
+
+def _config_at(config: Config, address: str) -> Config:
+    """The configuration of the node at an address: its own listeners, everything else as the others have it."""
+    if address == SERVER_ADDRESS:
+        return config
+    listeners = tuple(
+        evolve(each, address=each.address.replace(SERVER_ADDRESS, address, 1)) for each in config.listeners
+    )
+    return evolve(config, listen_addr=f"{address}:25", listeners=listeners)
