@@ -20,8 +20,8 @@ In `queue_dir`:
 
 A state is JSON with a checksum (`file_state`). Between two checkpoints the journal is what counts: after a crash the
 store carries it out again when it opens, so that the files say what was committed. While a server runs, nobody else
-may change the queue; the lock of `queue_dir` sees to it. While none runs, a person may read, copy, remove a state, or
-move it to another folder: where it lies is what it is.
+may change the queue; the lock of `queue_dir` sees to it. Once it stopped in order, a person may read, copy, remove
+a state, or move it to another folder: where it lies is what it is.
 
 Raises `StoreUnavailable`, `StoreFull`, `CommitUnknown`, `ContentMissing`, as the contract says.
 """

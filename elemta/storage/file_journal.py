@@ -107,7 +107,7 @@ class Journal:
             self._folders.unlink((Folder.JOURNAL, name))
 
     def _open(self, name: str) -> int:
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(name, flags, dir_fd=self._folders.descriptor(Folder.JOURNAL))
 
     def _carry_out_again(self, batches: Iterable[Batch]) -> None:
@@ -131,8 +131,21 @@ class Journal:
             return False
 
     def close(self) -> None:
-        """Let go. What is committed is durable, and carried out again where that is needed."""
+        """Let go; more than once is no failure. What is committed is durable already.
+
+        A checkpoint leaves nothing to be carried out again, so that a person may change the files. It is left out when
+        another store opened the folders meanwhile: then they are its own.
+        """
+        if self._descriptor >= 0 and self._is_ours():
+            with suppress(StoreUnavailable):
+                self.checkpoint()
         self._take_descriptor(-1)
+
+    def _is_ours(self) -> bool:
+        try:
+            return Header.parse(os.pread(self._descriptor, RECORDS_AT, 0)) == self._header
+        except OSError:
+            return False
 
     def _take_descriptor(self, descriptor: int) -> None:
         old, self._descriptor = self._descriptor, descriptor

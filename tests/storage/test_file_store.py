@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from email import message_from_bytes
 from pathlib import Path
 
@@ -154,8 +154,6 @@ async def test_a_mail_moved_by_hand_is_what_its_folder_says(stores: FileStores, 
         await commit(store, held, gone, kept)
     stores.state(held.mail, "deferred").rename(stores.state(held.mail, "held"))
     stores.state(gone.mail, "deferred").unlink()
-    # The journal would bring both back once more; a server that stopped in order left nothing to be done.
-    shutil.rmtree(stores.folder / "journal")
     async with opened(stores) as store:
         token = (await store.join("one", START)).token
         assert await claimed(store, token) == [kept.mail.id]
@@ -267,39 +265,65 @@ async def test_tokens_go_on_when_their_file_is_damaged(stores: FileStores, post:
         assert await store.inspect() == []
 
 
+@asynccontextmanager
+async def crashed(stores: FileStores) -> AsyncIterator[QueueStore]:
+    """A store that is not closed before others had the folders."""
+    store = stores.build()
+    await store.open()
+    yield store
+    async with opened(stores) as other:
+        before = await other.list(EVERYTHING, 100)
+        await store.close()
+        # It knows that it was not the last.
+        assert await commit(other, Insert(before[0], b"")) == [APPLIED]
+    async with opened(stores) as other:
+        assert await other.list(EVERYTHING, 100) == before
+
+
 async def test_what_a_crash_cut_off_is_carried_out_again(stores: FileStores, post: Post) -> None:
-    async with opened(stores) as store:
+    async with crashed(stores) as store:
         token = (await store.join("one", START)).token
         inserts = [post.insert(b"%d" % number, owner="one") for number in range(9)]
         await store.commit(inserts)
         await store.commit([Settle(each.mail.id, "one", token, None, (attempt(),)) for each in inserts[:3]])
         before = await store.list(EVERYTHING, 100)
-    # The power went before any of the files reached the disk.
-    for name in ("active", "data", "attempts"):
-        shutil.rmtree(stores.folder / name)
-    (stores.folder / "nodes.json").unlink()
-    async with opened(stores) as store:
-        assert await store.list(EVERYTHING, 100) == before
-        assert await store.read(inserts[5].mail.content, 0, 9) == b"5"
-        assert await store.attempts(inserts[1].mail.id) == [attempt()]
-        assert await commit(store, Settle(inserts[4].mail.id, "one", token, None)) == [APPLIED]
-        assert await store.inspect() == []
+        # The power went before any of the files reached the disk.
+        for name in ("active", "data", "attempts"):
+            shutil.rmtree(stores.folder / name)
+        (stores.folder / "nodes.json").unlink()
+        async with opened(stores) as other:
+            assert await other.list(EVERYTHING, 100) == before
+            assert await other.read(inserts[5].mail.content, 0, 9) == b"5"
+            assert await other.attempts(inserts[1].mail.id) == [attempt()]
+            assert await commit(other, Settle(inserts[4].mail.id, "one", token, None)) == [APPLIED]
+            assert await other.inspect() == []
 
 
 async def test_a_record_that_is_not_whole_ends_the_journal(stores: FileStores, post: Post) -> None:
-    async with opened(stores) as store:
+    async with crashed(stores) as store:
         first, second = post.insert(), post.insert()
         await commit(store, first)
         end = journal_end(stores)
         await commit(store, second)
-    path, octets = journal(stores)
-    path.write_bytes(octets[: end + 40] + bytes(len(octets) - end - 40))
-    # None of the second's files had reached the disk.
-    stores.state(second.mail).unlink()
-    stores.content(second.mail.id).unlink()
+        path, octets = journal(stores)
+        path.write_bytes(octets[: end + 40] + bytes(len(octets) - end - 40))
+        # None of the second's files had reached the disk.
+        stores.state(second.mail).unlink()
+        stores.content(second.mail.id).unlink()
+        async with opened(stores) as other:
+            assert [mail.id for mail in await other.list(EVERYTHING, 10)] == [first.mail.id]
+            assert await commit(other, second) == [APPLIED]
+
+
+async def test_a_stop_in_order_leaves_nothing_to_be_carried_out(stores: FileStores, post: Post) -> None:
     async with opened(stores) as store:
-        assert [mail.id for mail in await store.list(EVERYTHING, 10)] == [first.mail.id]
-        assert await commit(store, second) == [APPLIED]
+        await commit(store, post.insert())
+        header, octets = Header.parse(journal(stores)[1][:4096]), journal(stores)[1]
+        assert header is not None
+        assert len(read_records(octets, header)[0]) == 1
+    header, octets = Header.parse(journal(stores)[1][:4096]), journal(stores)[1]
+    assert header is not None
+    assert (header.base, read_records(octets, header)) == (1, ([], 4096))
 
 
 def journal(stores: FileStores) -> tuple[Path, bytes]:
