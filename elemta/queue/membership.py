@@ -31,6 +31,8 @@ LONGEST_BEAT_SECONDS = 5.0
 CUT_PART = 1 / 6
 #: Between two tries of a store that is away.
 AWAY_SECONDS = 1.0
+#: What a start waits for the first join: who hangs is away.
+FIRST_JOIN_SECONDS = 5.0
 #: To say good-bye at the end.
 LEAVE_SECONDS = 5.0
 #: Ids written to the log in one event.
@@ -58,21 +60,31 @@ class Membership:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join, then stay a member until cancelled; started once joined, or once it is known that this must wait."""
-        try:
-            await self._enter()
-        except StoreAway as error:
-            if self._shared is None:
-                raise
-            self._is_away(error)
-        task_status.started()
         if self._shared is None:
+            await self._enter()
+            task_status.started()
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deadlines.run)
+            known = trio.Event()
+            nursery.start_soon(self._say_started, known, task_status)
+            try:
+                await self._enter()
+            except StoreAway as error:
+                self._is_away(error)
+            known.set()
             pause = 0.0
             while True:
                 await trio.sleep(pause)
                 pause = await self._step(self._shared)
+
+    async def _say_started(self, known: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        """Let the server start when it is known whether we joined, or when that takes too long."""
+        with trio.move_on_after(FIRST_JOIN_SECONDS):
+            await known.wait()
+        if not known.is_set():
+            self.absence = "the store has not answered yet"
+        task_status.started()
 
     async def _step(self, shared: SharedStore) -> float:
         """Join or renew, then adopt; returns the seconds until the next step."""

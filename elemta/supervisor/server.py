@@ -46,8 +46,12 @@ class Server:
         return self.parts.inbound.endpoints
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `drain` has ended. Ready once every listener accepts. Raises `StoreUnavailable` at the start."""
+        """Serve until `drain` has ended. Ready once every listener accepts, or when it was stopped before (`stopped`).
+
+        Raises `StoreUnavailable` at the start.
+        """
         parts = self.parts
+        started = False
         try:
             await parts.inbox.open()
             with self._stop:
@@ -57,11 +61,19 @@ class Server:
                     await nursery.start(parts.inbound.run)
                     if parts.memory is not None:
                         nursery.start_soon(parts.memory.run)
+                    started = True
                     task_status.started()
+            if not started:
+                task_status.started()
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await parts.inbox.close()
                 await parts.store.close()
+
+    @property
+    def stopped(self) -> bool:
+        """True once it was told to stop, or has drained."""
+        return self._stop.cancel_called
 
     async def drain(self, seconds: float) -> bool:
         """Stop in order: clients hear 421, transactions and attempts finish within `seconds`, then `run` returns.

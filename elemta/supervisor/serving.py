@@ -110,7 +110,8 @@ class _Serving:
         """Serve mail, with the web side around it: whoever watches a drain sees it to its end."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, server)
-            await self._start_web(server, stores, nursery)
+            if not server.stopped:
+                await self._start_web(server, stores, nursery)
             await self._served.wait()
             self._web_stop.set()
             nursery.cancel_scope.deadline = trio.current_time() + WEB_STOP_SECONDS

@@ -9,7 +9,7 @@ from trio.testing import MockClock as Clock
 
 from elemta.delivery.base import Job
 from elemta.mail.outcome import AttemptResult, Outcome
-from elemta.queue.membership import LONGEST_BEAT_SECONDS
+from elemta.queue.membership import FIRST_JOIN_SECONDS, LONGEST_BEAT_SECONDS
 from elemta.storage.base import StoreAway, StoreUnavailable
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import QueueState
@@ -123,6 +123,21 @@ async def test_a_database_away_at_the_start_is_waited_for(autojump_clock: Clock)
         await trio.sleep(1)
     assert len(one.delivery.received) == 1
     assert len(one.events("queue.store_away")) == 1
+
+
+async def test_a_database_that_hangs_at_the_start_does_not_hold_it_up(autojump_clock: Clock) -> None:
+    fleet = Fleet("one")
+    (one,), (link,) = fleet.nodes, fleet.links
+    link.hang()
+    async with one.running():
+        assert trio.current_time() == FIRST_JOIN_SECONDS
+        assert "has not answered yet" in one.service.trouble
+        link.go_on()
+        await trio.sleep(1)
+        assert one.service.trouble == ""
+        await one.submit("b@dest.example")
+        await trio.sleep(1)
+    assert len(one.delivery.received) == 1
 
 
 async def test_what_is_no_matter_of_waiting_ends_the_start(autojump_clock: Clock) -> None:
