@@ -35,6 +35,11 @@ from elemta.datasource.wire import RolledBack
 SQL_MODE = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 
+#: Seconds of silence after which MySQL (not MariaDB) gives up a connection with what it has locked: `storage.lease` by
+#: default, and long enough that a heartbeat keeps a connection.
+MYSQL_SILENT_SECONDS = 60
+
+
 class MysqlWire:
     """One connection; see `wire.Wire`.
 
@@ -158,8 +163,9 @@ class MysqlDriver:
             limit = {"max_statement_time": f"{seconds:g}", "idle_transaction_timeout": silent}
         else:
             # Milliseconds, and for SELECT alone; what else hangs there ends with the unit's deadline. MySQL bounds the
-            # silence within a transaction by `wait_timeout` alone, which would end idle connections as well.
-            limit = {"max_execution_time": f"{round(seconds * 1000)}"}
+            # silence within a transaction by `wait_timeout` alone, which ends idle connections as well: the pool
+            # replaces those.
+            limit = {"max_execution_time": f"{round(seconds * 1000)}", "wait_timeout": f"{MYSQL_SILENT_SECONDS}"}
         return "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in (settings | limit).items())
 
     def explain(self, error: BaseException) -> Fault | None:
