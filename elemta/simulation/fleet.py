@@ -57,7 +57,10 @@ def draw_fleet(seed: int, nodes: int = 0) -> Scenario:
         max_retries=chance.choice(_RETRIES),
         max_queue_time=chance.choice(_QUEUE_TIMES),
     )
-    return evolve(alone, config=config, nodes=tuple(plans), crashes=(), drains=(), steps=())
+    # Attempts that last long are under way when something happens.
+    slow = lease * chance.choice((0.0, 0.1, 0.25))
+    hosts = {address: evolve(nature, slow=max(nature.slow, slow)) for address, nature in alone.hosts.items()}
+    return evolve(alone, config=config, hosts=hosts, nodes=tuple(plans), crashes=(), drains=(), steps=())
 
 
 def _node(name: str, address: str, lease: float, *, often: float, chance: Random) -> NodePlan:
