@@ -26,10 +26,10 @@ from elemta.storage.records import QueueState
 
 #: Octets of a state; a mail with the most recipients that a session takes has a tenth of it.
 LARGEST_STATE_OCTETS = 64 * 1024 * 1024
-#: Files kept to be written over: two for each mail that a busy server has under way.
-SPARE_FILES = 512
+#: Files kept to be written over: two for each mail that a busy server has under way. At most 64 MiB, mostly a tenth.
+SPARE_FILES = 2048
 #: Octets of content whose file is kept; a larger one gives its space back.
-SPARE_FILE_OCTETS = 64 * 1024
+SPARE_FILE_OCTETS = 32 * 1024
 #: The farthest moment that every common file system keeps, the year 2446: ext4's inodes.
 _LAST_MOMENT = float(2**33)
 _NANOSECONDS = 1_000_000_000
