@@ -58,7 +58,7 @@ def draw_fleet(seed: int, nodes: int = 0) -> Scenario:
         max_queue_time=chance.choice(_QUEUE_TIMES),
     )
     # Attempts that last long are under way when something happens.
-    slow = lease * chance.choice((0.0, 0.1, 0.25))
+    slow = lease * chance.choice((0.0, 0.1, 0.6))
     hosts = {address: evolve(nature, slow=max(nature.slow, slow)) for address, nature in alone.hosts.items()}
     return evolve(alone, config=config, hosts=hosts, nodes=tuple(plans), crashes=(), drains=(), steps=())
 
