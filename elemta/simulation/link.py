@@ -97,7 +97,8 @@ class Link:
         try:
             mails = await self._pass(ask)
         except CommitUnknown:
-            self._doubtful = [*doubtful, *taken]
+            # Each once: a mail that was adopted meanwhile may have been taken a second time.
+            self._doubtful = list(dict.fromkeys([*doubtful, *taken]))
             raise
         self._doubtful = []
         known = {mail.id for mail in mails}

@@ -18,8 +18,8 @@ def test_a_frozen_part_stands_still_until_it_goes_on() -> None:
         with freezer.inside("one"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tick, "one")
-                async for said in inbox:
-                    steps.append((said, trio.current_time()))
+                while True:
+                    steps.append((await inbox.receive(), trio.current_time()))
 
     async def run() -> None:
         freezer = Freezer()
