@@ -19,6 +19,7 @@ from math import inf
 import trio
 
 from elemta.queue.dispatcher import Dispatcher
+from elemta.queue.shared import as_shared
 from elemta.queue.workshop import Workshop
 from elemta.runtime.watch import DeadlineWatch
 from elemta.storage.base import Joined, Pulse, SharedStore, StoreAway, StoreUnavailable
@@ -33,20 +34,20 @@ CUT_PART = 1 / 6
 AWAY_SECONDS = 1.0
 #: What a start waits for the first join: who hangs is away.
 FIRST_JOIN_SECONDS = 5.0
-#: To say good-bye at the end.
+#: To say good-bye at the end, seconds.
 LEAVE_SECONDS = 5.0
 #: Ids written to the log in one event.
 LOGGED_IDS = 100
 
 
 class Membership:
-    """Keeps one node in its queue; `shared` is the store once more where several nodes use it, else None."""
+    """Keeps one node in its queue."""
 
-    def __init__(self, shop: Workshop, dispatcher: Dispatcher, shared: SharedStore | None) -> None:
+    def __init__(self, shop: Workshop, dispatcher: Dispatcher) -> None:
         self._shop = shop
         self._dispatcher = dispatcher
-        self._shared = shared
-        self._lease = shop.options.lease
+        self._shared = None if shop.options.lease is None else as_shared(shop.store)
+        self._lease = shop.options.lease or inf
         self._beat = min(self._lease / BEATS_PER_LEASE, LONGEST_BEAT_SECONDS)
         #: Until when, on Trio's clock, nobody else can have adopted this node's mails.
         self._sure_until = inf
@@ -166,8 +167,7 @@ class Membership:
         """Give up what is this node's, so that others need not wait for the end of its lease. Never raises."""
         if self._shared is None or not self._token:
             return
-        with trio.move_on_after(LEAVE_SECONDS, shield=True):
-            try:
-                await self._shared.leave(self._shop.options.node, self._token)
-            except StoreUnavailable as error:
-                self._shop.log.warning("queue.not_left", node=self._shop.options.node, error=str(error))
+        try:
+            await self._shared.leave(self._shop.options.node, self._token)
+        except StoreUnavailable as error:
+            self._shop.log.warning("queue.not_left", node=self._shop.options.node, error=str(error))

@@ -36,8 +36,8 @@ class QueueOptions:
     #: Seconds of waiting that raise a mail by one priority; None: strict priorities.
     ageing: float | None = None
     attempt_seconds: float = ATTEMPT_SECONDS
-    #: How long this node may be silent before others adopt its mails; only a shared queue has leases.
-    lease: float = 60.0
+    #: How long this node may be silent before others adopt its mails; None where the queue is this process's alone.
+    lease: float | None = None
     #: Longest time between two looks at what is due: clocks step, and other nodes put mail into a shared queue.
     look_seconds: float = LOOK_SECONDS
     #: Mails of each priority that may wait in memory. What waits here waits for this node alone, though another of a

@@ -22,7 +22,7 @@ from elemta.mail.outcome import Attempt
 from elemta.observe.metrics import Metrics
 from elemta.queue.agenda import Room
 from elemta.queue.dispatcher import Dispatcher
-from elemta.queue.membership import Membership
+from elemta.queue.membership import LEAVE_SECONDS, Membership
 from elemta.queue.options import QueueOptions
 from elemta.queue.priority import first_spoken
 from elemta.queue.spool import Spool
@@ -30,7 +30,7 @@ from elemta.queue.submission import Submission
 from elemta.queue.upkeep import keep_house, measure
 from elemta.queue.workshop import Workshop
 from elemta.runtime.world import Runtime
-from elemta.storage.base import ContentWriter, Filter, Insert, Order, Ordered, QueueStore, Result, SharedStore
+from elemta.storage.base import ContentWriter, Filter, Insert, Order, Ordered, QueueStore, Result
 from elemta.storage.records import UNTRIED, ContentRef, QueuedMail, QueueState
 
 #: Ids written to the log in one event.
@@ -38,7 +38,7 @@ LOGGED_IDS = 100
 
 
 class QueueService:
-    """One node's queue. `shared` is the store once more where several nodes use it."""
+    """One node's queue; shared with others where the options say a lease."""
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class QueueService:
         options: QueueOptions,
         log: FilteringBoundLogger,
         metrics: Metrics,
-        shared: SharedStore | None = None,
     ) -> None:
         self._store = store
         self._delivery = delivery
@@ -59,7 +58,7 @@ class QueueService:
         self._spool = Spool(store, log=log, metrics=metrics)
         self._shop = Workshop(store, self._spool, delivery, runtime, options, log, metrics)
         self._dispatcher = Dispatcher(self._shop)
-        self._membership = Membership(self._shop, self._dispatcher, shared)
+        self._membership = Membership(self._shop, self._dispatcher)
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -73,7 +72,8 @@ class QueueService:
                 nursery.start_soon(keep_house, self._shop)
                 task_status.started()
         finally:
-            await self._membership.leave()
+            with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                await self._membership.leave()
 
     @asynccontextmanager
     async def _spooling(self) -> AsyncIterator[None]:

@@ -49,7 +49,7 @@ BATCH_OCTETS = 4 * 1024 * 1024
 ATTEMPT_OCTETS = 512
 #: Contents remembered by where they went: mails that share content were accepted together, so their ids are neighbours.
 REMEMBERED_CONTENTS = 10_000
-#: Seconds to take the copy's name out of the target again.
+#: Seconds to take out of the target again what a copy put there for itself.
 LEAVE_SECONDS = 5.0
 #: How often a commit of unknown outcome is repeated.
 COMMIT_TRIES = 3
@@ -276,7 +276,8 @@ class Transfer:
                     await writer.write([piece])
             return evolve(ref, id=await writer.finish(), digest=digest.hexdigest())
         except BaseException:
-            await writer.abandon()
+            with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                await writer.abandon()
             raise
 
     def _remember(self, old: ContentRef, new: ContentRef) -> None:
@@ -345,12 +346,14 @@ class Transfer:
             if mail.content.id in self._damaged:
                 raise ContentMissing(f"the content {mail.content.id} is damaged")
             return
+        missing: ContentMissing | None = None
         try:
             await check_content(mail.content, self._target.read)
-        except ContentMissing:
-            if await self._target.get(mail.id) is not None:
-                self._damaged.add(mail.content.id)
-                raise
+        except ContentMissing as error:
+            missing = error
+        if missing is not None and await self._target.get(mail.id) is not None:
+            self._damaged.add(mail.content.id)
+            raise missing
 
     # ---- the source ------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class World:
 
 @frozen
 class Stores:
-    """Where mail is kept. `shared` is the queue's store once more where other nodes use it too, each under a name of its
-    own: `node`, the hostname when empty."""
+    """Where mail is kept. `shared` is the queue's store once more where other nodes use it too, each under a name of
+    its own: `node`, the hostname when empty."""
 
     queue: QueueStore
     inbox: InboxStore
@@ -127,7 +127,6 @@ def build_server(config: Config, world: World, stores: Stores, *, bound: Sequenc
         options=_queue_options(config, stores),
         log=watch.log,
         metrics=watch.metrics,
-        shared=stores.shared,
     )
     services = Services(
         queue=queue,
@@ -164,7 +163,7 @@ def _queue_options(config: Config, stores: Stores) -> QueueOptions:
         message_retention_hours=config.message_retention_hours,
         failed_retention_hours=config.failed_queue_retention_hours,
         ageing=config.priority_ageing,
-        lease=config.storage.lease,
+        lease=None if alone else config.storage.lease,
         look_seconds=LOOK_SECONDS if alone else SHARED_LOOK_SECONDS,
         waiting_mails=WAITING_MAILS if alone else SHARED_WAITING_MAILS,
     )

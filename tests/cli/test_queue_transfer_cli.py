@@ -25,7 +25,7 @@ from elemta.storage.records import ContentRef, QueuedMail
 from elemta.storage.sqlite import SqliteStore
 from elemta.supervisor.lock import QueueLock
 from tests.cli.at_desk import Terminal, server
-from tests.storage.mails import Post
+from tests.storage.mails import CLOSE_SECONDS, Post
 from tests.web.desk import OCTETS, Desk
 
 
@@ -56,7 +56,8 @@ def with_store(folder: Path, job: Callable[[SqliteStore], Any]) -> Any:
         try:
             return await job(store)
         finally:
-            await store.close()
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await store.close()
 
     return trio.run(run)
 

@@ -36,7 +36,7 @@ from elemta.storage.records import INLINE_CONTENT_OCTETS, PIECE_OCTETS, ContentR
 from elemta.storage.rules import INTERRUPTED
 from elemta.storage.sqlite import SqliteStore
 from tests.storage.databases import DatabaseStores, empty_tables, made_database
-from tests.storage.mails import OCTETS, START, HandClock, Post, attempt, claimed, commit, rich_mail
+from tests.storage.mails import CLOSE_SECONDS, OCTETS, START, HandClock, Post, attempt, claimed, commit, rich_mail
 
 #: Content that does not travel with its insert, of more than one piece.
 LARGE = bytes(range(256)) * (2 * PIECE_OCTETS // 256) + b"the end"
@@ -94,8 +94,9 @@ async def both(make: Make) -> AsyncIterator[tuple[QueueStore, QueueStore]]:
     try:
         yield source, target
     finally:
-        await source.close()
-        await target.close()
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await source.close()
+            await target.close()
 
 
 async def copy(source: QueueStore, target: QueueStore, **terms: Any) -> Tally:

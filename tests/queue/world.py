@@ -240,6 +240,7 @@ class World:
             "hostname": "mail.example.com",
             "retry": RetryPolicy((60.0, 300.0), 3),
             "waiting_mails": waiting_mails,
+            "lease": 60.0 if shared else None,
         } | options
         self.options = QueueOptions(**given)
         self.service = QueueService(
@@ -249,7 +250,6 @@ class World:
             options=self.options,
             log=self.log,
             metrics=self.metrics,
-            shared=shared,
         )
 
     def running(self) -> AbstractAsyncContextManager[trio.Nursery]:

@@ -3,6 +3,7 @@
 import tempfile
 
 import pytest
+import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from elemta.runtime.threads import InlineThreads
 from elemta.storage import file, file_index, file_journal, file_queue
 from elemta.storage.base import QueueStore
 from elemta.storage.file import FileStore
+from tests.storage.mails import CLOSE_SECONDS
 from tests.storage.test_agreement import FAST, Pair
 
 
@@ -45,7 +47,8 @@ async def test_files_agree_with_the_reference(data: st.DataObject) -> None:
         try:
             await live(pair, data.draw(st.integers(1, 25)))
         finally:
-            await pair.close()
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await pair.close()
 
 
 async def live(pair: FilePair, steps: int) -> None:
