@@ -57,10 +57,13 @@ class Agenda:
         #: The first mail of every destination that can take one; also outdated entries, which `pop` skips.
         self._heads: list[tuple[OrderKey, str]] = []
         self._room = dict.fromkeys(Priority, most)
-        self._length = 0
+        self._ids: set[str] = set()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._ids)
+
+    def __contains__(self, queue_id: str) -> bool:
+        return queue_id in self._ids
 
     def room(self, priority: Priority) -> int:
         """How many more mails of this priority may come."""
@@ -95,14 +98,14 @@ class Agenda:
         self._room[priority] += 1
 
     def push(self, due: Due) -> None:
-        """Add a mail, for which a place was reserved."""
+        """Add a mail that is not here, for which a place was reserved."""
         mail = due.mail
         entry = (order_key(mail.priority, mail.next_attempt_at, id=mail.id, ageing=self._ageing), due)
         lane = self._lanes.get(mail.destination)
         if lane is None:
             lane = self._lanes[mail.destination] = []
         heappush(lane, entry)
-        self._length += 1
+        self._ids.add(mail.id)
         if lane[0] is entry:
             self.announce(mail.destination)
 
@@ -128,7 +131,7 @@ class Agenda:
                 continue
             heappop(heads)
             _, due = heappop(lane)
-            self._length -= 1
+            self._ids.discard(due.mail.id)
             self._room[due.mail.priority] += 1
             if lane:
                 self.announce(destination)
@@ -153,7 +156,7 @@ class Agenda:
             else:
                 del self._lanes[destination]
         for due in gone:
-            self._length -= 1
+            self._ids.discard(due.mail.id)
             self._room[due.mail.priority] += 1
         return gone
 
@@ -162,7 +165,7 @@ class Agenda:
         gone = [due for lane in self._lanes.values() for _, due in lane]
         self._lanes.clear()
         self._heads.clear()
-        self._length = 0
+        self._ids.clear()
         for due in gone:
             self._room[due.mail.priority] += 1
         return gone

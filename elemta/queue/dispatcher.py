@@ -408,7 +408,10 @@ class Dispatcher:
         self._away_until = -inf
         put_back, self._put_back = self._put_back, []
         for due in put_back:
-            self._agenda.insist(due)
+            if due.mail.id in self._agenda:
+                self._let_go(due)
+            else:
+                self._agenda.insist(due)
         self._feed()
 
     async def _claim_due(self) -> float:
@@ -459,6 +462,9 @@ class Dispatcher:
         elif due.mail.id in self._in_hand:
             self._claimed_again[due.mail.id] = due
         else:
+            if due.mail.id in self._agenda:
+                # Held and released at another node, which could not tell us: what waits here is out of date.
+                self.forget((due.mail.id,))
             self._agenda.insist(due)
 
     def _report_waiting(self, due: float | None, now: float) -> None:

@@ -11,7 +11,8 @@ looks for nodes whose lease is past. Three things can go wrong:
 * The lease ended and another node adopted: everything that was this node's is given up, and it joins again under a new
   token. What it still says under the old one is fenced.
 
-Failures raised: `StoreUnavailable` at the first join, unless the store is only away (`StoreAway`) and shared.
+Failures raised: `StoreUnavailable` at the first join, unless the store is shared and only away (`StoreAway`), or nobody
+knows whether we joined (`CommitUnknown`): joining once more is safe.
 """
 
 from math import inf
@@ -22,7 +23,7 @@ from elemta.queue.dispatcher import Dispatcher
 from elemta.queue.shared import as_shared
 from elemta.queue.workshop import Workshop
 from elemta.runtime.watch import DeadlineWatch
-from elemta.storage.base import Joined, Pulse, SharedStore, StoreAway, StoreUnavailable
+from elemta.storage.base import CommitUnknown, Joined, Pulse, SharedStore, StoreAway, StoreUnavailable
 
 #: A lease is renewed so often before it ends, so that one lost renewal costs nothing; but at least each
 #: `LONGEST_BEAT_SECONDS`, so that the dead are adopted soon after their lease.
@@ -71,7 +72,7 @@ class Membership:
             nursery.start_soon(self._say_started, known, task_status)
             try:
                 await self._enter()
-            except StoreAway as error:
+            except (StoreAway, CommitUnknown) as error:
                 self._is_away(error)
             known.set()
             pause = 0.0

@@ -10,7 +10,15 @@ from trio.testing import MockClock as Clock
 from elemta.delivery.base import Job
 from elemta.mail.outcome import AttemptResult, Outcome
 from elemta.queue.membership import FIRST_JOIN_SECONDS, LONGEST_BEAT_SECONDS
-from elemta.storage.base import StoreAway, StoreUnavailable
+from elemta.storage.base import (
+    CommitUnknown,
+    Filter,
+    Joined,
+    Order,
+    StoreAway,
+    StoreUnavailable,
+    Verb,
+)
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import QueueState
 from tests.queue.link import Link
@@ -268,6 +276,47 @@ async def test_an_operator_drains_a_node(autojump_clock: Clock) -> None:
         await one.submit("b@home.example")
         await trio.sleep(60)
         assert len(one.delivery.received) == 5
+
+
+async def test_a_join_whose_answer_is_lost_is_made_again(autojump_clock: Clock) -> None:
+    class Deaf(Link):
+        joins = 0
+
+        async def join(self, owner: str, now: float) -> Joined:
+            joined = await super().join(owner, now)
+            self.joins += 1
+            if self.joins == 1:
+                raise CommitUnknown("the connection broke during COMMIT")
+            return joined
+
+    store = MemoryStore(VirtualWall())
+    one = World(shared=Deaf(store), lease=LEASE)
+    async with one.running():
+        await trio.sleep(10)
+        assert one.service.trouble == ""
+        await one.submit("b@dest.example")
+        await trio.sleep(1)
+    assert len(one.delivery.received) == 1
+
+
+async def test_mail_held_and_released_at_another_node_is_tried_once(autojump_clock: Clock) -> None:
+    """It waits at one node, which cannot know of it, and is claimed there once more."""
+    fleet = Fleet("one", "two")
+    one, two = fleet.nodes
+    one.delivery.seconds = two.delivery.seconds = 5
+    async with one.running():
+        first = [await one.submit(f"b@{number}.example") for number in range(4)]
+        async with two.running() as nursery:
+            waiting = await one.submit("b@last.example")
+            for verb in (Verb.HOLD, Verb.RELEASE):
+                order = Order(verb, Filter(ids=frozenset({waiting})), one.clock.wall(), 10)
+                assert (await two.service.apply(order)).changed == (waiting,)
+            await kill(fleet.links[1], nursery)
+        await trio.sleep(3)
+        assert one.service._dispatcher.waiting == 1
+        await trio.sleep(60)
+        assert fleet.delivered() == Counter([*first, waiting])
+        assert one.service._dispatcher.waiting == 0
 
 
 async def test_mail_without_room_at_one_node_is_delivered_by_another(autojump_clock: Clock) -> None:
