@@ -103,6 +103,7 @@ HEADING = (
 def run(plan: Plan, folder: Path, say: Callable[[str], object]) -> Outcome:
     """Carry it out in a folder, which goes unless something broke."""
     total = Figures(rounds=0)
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o755)  # a database server's user must come in
     try:
         for figures in _rounds(plan, folder):
