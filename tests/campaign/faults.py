@@ -8,6 +8,7 @@ promise is printed with the folder where everything was kept; the campaign goes 
 import argparse
 import enum
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -111,7 +112,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], object]) -> Outcome:
             took = f"{figures.acknowledged} acknowledged, {figures.refused} refused, {figures.lost} lost"
             seen = f"{figures.twice} twice, {figures.uncertain} uncertain, {figures.slowest:.1f} s"
             say(f"{time.strftime('%X')} {plan.store.value} {plan.fault.value} {total.rounds}: {took}, {seen}")
-    except (Broken, DatabaseServerFailed, ServerFailed, OSError) as error:
+    except (Broken, DatabaseServerFailed, ServerFailed, OSError, subprocess.SubprocessError) as error:
         say(f"{plan.store.value} {plan.fault.value} BROKEN in round {total.rounds + 1}: {error}\nkept in {folder}")
         return Outcome(plan, total, str(error) or type(error).__name__)
     shutil.rmtree(folder, ignore_errors=True)

@@ -52,6 +52,8 @@ class DatabaseServer:
         self.port = free_port()
         self.data = data or folder / "data"
         self._log_path = folder / "server.log"
+        # Two MariaDBs that share a folder for what is temporary trip over each other's files.
+        self._environment = {**os.environ, "TMPDIR": str(folder)}
         self._user = {Dialect.POSTGRESQL: "postgres", Dialect.MYSQL: "mysql"}[dialect]
         self._process: subprocess.Popen[bytes] | None = None
         _make_own(folder, self._user)
@@ -118,6 +120,7 @@ class DatabaseServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=self._environment,
             )
         try:
             wait_until(lambda: not self.is_running or self.answers(), "the database server answers", ANSWERS_SECONDS)
@@ -128,19 +131,36 @@ class DatabaseServer:
             raise DatabaseServerFailed(f"{self.dialect.value} ended at once\n{self.log[-2000:]}")
 
     def kill(self) -> None:
-        """End every process of it at once, as `kill -9` does."""
-        self._signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        """End every process of it at once, as `kill -9` does; returns when none is left."""
+        if self._process is None:
+            return
+        pids = self.pause()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+        # What the first one started is nobody's child now, and may hold its folder open a moment longer.
+        wait_until(lambda: not any(map(_is_running, pids)), "all processes of the database server ended")
 
-    def pause(self) -> None:
-        """Let every process of it stand still; connections stay."""
-        self._signal(signal.SIGSTOP)
+    def pause(self) -> list[int]:
+        """Let every process of it stand still; connections stay. Returns its processes."""
+        if self._process is None:
+            return []
+        # The first one first, that it starts no more of them; were it killed, the others would not be its children.
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGSTOP)
+        pids = self.pids
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        return pids
 
     def resume(self) -> None:
         """Let it go on."""
-        self._signal(signal.SIGCONT)
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it in order."""
@@ -153,14 +173,6 @@ class DatabaseServer:
         except subprocess.TimeoutExpired:
             raise DatabaseServerFailed(f"it did not stop\n{self.log[-2000:]}") from None
         self._process = None
-
-    def _signal(self, number: signal.Signals) -> None:
-        if number is not signal.SIGCONT and self._process is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)  # the first one first, that it starts no more of them
-        for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
 
     # ---- what it takes -------------------------------------------------------------------------
 
@@ -177,7 +189,9 @@ class DatabaseServer:
             user = [f"--user={self._user}"] if os.geteuid() == 0 else []
             command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", *user, *names]
         with self._log_path.open("ab") as log:
-            made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+            made = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, env=self._environment
+            )
         if made.returncode != 0:
             raise DatabaseServerFailed(f"its folder could not be made\n{self.log[-2000:]}")
 
@@ -222,10 +236,18 @@ def _make_own(folder: Path, user: str) -> None:
 
 def _children(parent: int) -> list[int]:
     """The processes that a process started and that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found.append(int(path.parent.name))
-    return found
+    numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [number for number in numbers if _parent_of(number) == parent]
+
+
+def _is_running(pid: int) -> bool:
+    return _parent_of(pid) is not None
+
+
+def _parent_of(pid: int) -> int | None:
+    """The process that started it; None once it ended."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
