@@ -20,8 +20,8 @@ from attrs import frozen
 from elemta.testing.process import ServerFailed
 from tests.campaign import faults_disks
 from tests.campaign.faults_away import Away, aways
-from tests.campaign.faults_kills import clean_restart, kills
-from tests.campaign.faults_nodes import deaths, pauses
+from tests.campaign.faults_kills import KILL_SECONDS, clean_restart, kills
+from tests.campaign.faults_nodes import SENDERS_PER_NODE, deaths, pauses
 from tests.campaign.faults_site import Site, Store, made_site
 from tests.campaign.faults_verdict import Broken, Figures
 from tests.campaign.servers import DatabaseServerFailed
@@ -62,13 +62,19 @@ WAITING_MAILS = 5000
 
 @frozen
 class Plan:
-    """One fault on one store. `away_seconds` follow each other; `mails` wait at a clean restart."""
+    """One fault on one store.
+
+    `away_seconds` follow each other; `kill_seconds` are the soonest and the latest; `mails` wait at a clean restart;
+    `senders` send to each of several nodes.
+    """
 
     store: Store
     fault: Fault
     rounds: int
     away_seconds: tuple[float, ...] = AWAY_SECONDS
     mails: int = WAITING_MAILS
+    kill_seconds: tuple[float, float] = KILL_SECONDS
+    senders: int = SENDERS_PER_NODE
 
     @property
     def fits(self) -> bool:
@@ -134,14 +140,14 @@ def _rounds(plan: Plan, folder: Path) -> Iterator[Figures]:
 def _rounds_on(site: Site, plan: Plan, program: Path) -> Iterator[Figures]:
     match plan.fault:
         case Fault.KILL:
-            yield from kills(site, program, plan.rounds)
+            yield from kills(site, program, rounds=plan.rounds, seconds=plan.kill_seconds)
         case Fault.RESTART:
             for _ in range(plan.rounds):
                 yield clean_restart(site, program, plan.mails)
         case Fault.NODE_PAUSED:
-            yield from pauses(site, program, plan.rounds)
+            yield from pauses(site, program, rounds=plan.rounds, senders=plan.senders)
         case Fault.NODE_KILLED:
-            yield from deaths(site, program, plan.rounds)
+            yield from deaths(site, program, rounds=plan.rounds, senders=plan.senders)
         case Fault.SYNC_FAILS:
             yield from faults_disks.failing_syncs(site, program, find, rounds=plan.rounds)
         case _:

@@ -21,14 +21,14 @@ KILL_SECONDS = (0.3, 2.5)
 ACCEPT_SECONDS = 120.0
 
 
-def kills(site: Site, program: Path, rounds: int) -> Iterator[Figures]:
+def kills(site: Site, program: Path, *, rounds: int, seconds: tuple[float, float] = KILL_SECONDS) -> Iterator[Figures]:
     """`kill -9` of the whole process group at a random moment, restart, drain; each round on what the last one left."""
     account = Account(site.sink)
     with site.node() as node, Recorder(node.port) as recorder:
         for number in range(rounds):
             recorder.forget()
             with Load(program, recorder.port):
-                threading.Event().wait(random.Random(number).uniform(*KILL_SECONDS))
+                threading.Event().wait(random.Random(number).uniform(*seconds))
                 node.kill()
             began = time.monotonic()
             node.start()

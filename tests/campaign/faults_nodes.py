@@ -33,7 +33,7 @@ REMOTE_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
 
 
-def pauses(site: Site, program: Path, rounds: int) -> Iterator[Figures]:
+def pauses(site: Site, program: Path, *, rounds: int, senders: int = SENDERS_PER_NODE) -> Iterator[Figures]:
     """One node after the other frozen past its lease, then continued."""
 
     def pause(node: Node, others: list[Node]) -> float:
@@ -44,10 +44,10 @@ def pauses(site: Site, program: Path, rounds: int) -> Iterator[Figures]:
         wait_until(lambda: _count([node], "queue.joined") >= 2, "the frozen node joined again", PATIENCE_SECONDS)
         return took
 
-    yield from _rounds(site, program, rounds, pause)
+    yield from _rounds(site, program, pause, rounds=rounds, senders=senders)
 
 
-def deaths(site: Site, program: Path, rounds: int) -> Iterator[Figures]:
+def deaths(site: Site, program: Path, *, rounds: int, senders: int = SENDERS_PER_NODE) -> Iterator[Figures]:
     """One node after the other killed; it comes back once its mails are adopted."""
 
     def die(node: Node, others: list[Node]) -> float:
@@ -56,10 +56,12 @@ def deaths(site: Site, program: Path, rounds: int) -> Iterator[Figures]:
         node.start()
         return took
 
-    yield from _rounds(site, program, rounds, die)
+    yield from _rounds(site, program, die, rounds=rounds, senders=senders)
 
 
-def _rounds(site: Site, program: Path, rounds: int, fault: Callable[[Node, list[Node]], float]) -> Iterator[Figures]:
+def _rounds(
+    site: Site, program: Path, fault: Callable[[Node, list[Node]], float], *, rounds: int, senders: int
+) -> Iterator[Figures]:
     account = Account(site.sink)
     for number in range(rounds):
         with ExitStack() as stack:
@@ -68,7 +70,7 @@ def _rounds(site: Site, program: Path, rounds: int, fault: Callable[[Node, list[
             recorders = [stack.enter_context(Recorder(node.port)) for node in nodes]
             with ExitStack() as loads:
                 for recorder in recorders:
-                    loads.enter_context(Load(program, recorder.port, senders=SENDERS_PER_NODE))
+                    loads.enter_context(Load(program, recorder.port, senders=senders))
                 site.sink.slowness = REMOTE_SECONDS
                 threading.Event().wait(AT_WORK_SECONDS)
                 chosen = nodes[number % NODES]
