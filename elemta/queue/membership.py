@@ -93,8 +93,10 @@ class Membership:
         try:
             if not self._token:
                 await self._enter()
-            asked = trio.current_time()
-            pulse = await shared.renew(self._shop.options.node, self._token, self._lease)
+            asked, pulse = await self._ask(shared)
+            if trio.current_time() - asked > self._beat:
+                # The database hung: that answer says little of the lease now, and would have us cut what is well.
+                asked, pulse = await self._ask(shared)
             if not pulse.is_held:
                 self._give_up()
                 return 0.0
@@ -104,6 +106,11 @@ class Membership:
             self._is_away(error)
             return min(AWAY_SECONDS, self._beat)
         return self._beat
+
+    async def _ask(self, shared: SharedStore) -> tuple[float, Pulse]:
+        """Renew the lease; when that was asked for, on Trio's clock, and the answer."""
+        asked = trio.current_time()
+        return asked, await shared.renew(self._shop.options.node, self._token, self._lease)
 
     async def _enter(self) -> None:
         shop = self._shop

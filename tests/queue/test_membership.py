@@ -185,6 +185,25 @@ async def test_a_node_cut_off_stops_its_attempts_before_its_lease_ends(autojump_
     assert results == [AttemptResult.UNCERTAIN, AttemptResult.DELIVERED]
 
 
+async def test_a_renewal_that_hung_cuts_nothing_that_began_since(autojump_clock: Clock) -> None:
+    """Its lease counts from the question, asked 49.5 s ago; half a second later it would seem to end."""
+    fleet = Fleet("one")
+    (one,), (link,) = fleet.nodes, fleet.links
+    acknowledges = trio.Event()
+    one.delivery.script("slow.example", hanging(acknowledges))
+    async with one.running():
+        await trio.sleep(2 * LONGEST_BEAT_SECONDS + 1)
+        link.hang()
+        await trio.sleep(LONGEST_BEAT_SECONDS - 1 + LEASE * 5 / 6 - 0.5)
+        link.go_on()
+        queue_id = await one.submit("b@slow.example")
+        await trio.sleep(LONGEST_BEAT_SECONDS)
+        acknowledges.set()
+        await trio.sleep(LONGEST_BEAT_SECONDS)
+    results = [attempt.result for attempt in await fleet.store.attempts(queue_id)]
+    assert results == [AttemptResult.DELIVERED]
+
+
 async def test_what_a_remote_acknowledged_meanwhile_is_never_sent_again(autojump_clock: Clock) -> None:
     fleet = Fleet("one")
     (one,), (link,) = fleet.nodes, fleet.links
