@@ -31,7 +31,7 @@ from tests.bench.servers import CASE_SECONDS, CASES, LOOK_SECONDS, load, place, 
 from tests.datasource.servers import empty_database, running
 
 #: Mails of the run in which syncs are counted.
-SYNC_MAILS = 1000
+SYNC_MAILS = 2000
 #: Where a database server counts its syncs: of the log; MariaDB those of its data files as well.
 _SYNCS = {
     Dialect.POSTGRESQL: "SELECT wal_sync FROM pg_stat_wal",
@@ -123,18 +123,24 @@ def _rate(port: int, case: str, count: int) -> float:
 
 def count_syncs(case: str) -> dict[str, float]:
     """Syncs a mail, by store: of the server's process, or of the database's log."""
-    found: dict[str, float] = {}
-    for kind in STORES:
-        with place() as folder, stored_on(kind, folder) as (server, options):
-            load(server.port, case, 50)
-            if options is None:
+    return {kind.name: _syncs_on(kind, case) / SYNC_MAILS for kind in STORES}
+
+
+def _syncs_on(kind: StoreKind, case: str) -> int:
+    with place() as folder, storage_of(kind) as (storage, options):
+        server = ServerProcess(folder, node_config(storage, relay_to=None, processes=kind.processes))
+        if options is None:
+            with server:
+                load(server.port, case, 50)
                 syncs = _syncs_of_process(server.pid, folder, server.port, case)
-            else:
-                before = _syncs_of_database(options)
-                load(server.port, case, SYNC_MAILS)
-                syncs = _syncs_of_database(options) - before
-            found[kind.name] = syncs / SYNC_MAILS
-    return found
+                server.stop()
+            return syncs
+        before = _syncs_of_database(options)
+        with server:
+            load(server.port, case, SYNC_MAILS)
+            # A connection tells what it did when it ends, at the latest.
+            server.stop()
+        return _syncs_of_database(options) - before
 
 
 def _syncs_of_process(pid: int, folder: Path, port: int, case: str) -> int:
@@ -188,15 +194,16 @@ def measure_nodes(dialect: Dialect, nodes: int, mails: int, *, sessions: int = 2
         for _ in range(nodes):
             config = node_config(storage, relay_to=target)
             servers.append(stack.enter_context(ServerProcess(stack.enter_context(place()), config)))
-        part = mails // nodes
+        parts = [mails // nodes + (at < mails % nodes) for at in range(nodes)]
         began = time.monotonic()
-        feeds = [threading.Thread(target=_feed, args=(server.port, part, sessions)) for server in servers]
+        pairs = zip(servers, parts, strict=True)
+        feeds = [threading.Thread(target=_feed, args=(server.port, part, sessions)) for server, part in pairs]
         for feed in feeds:
             feed.start()
         for feed in feeds:
             feed.join()
         accepted = time.monotonic() - began
-        while counted() < part * nodes and time.monotonic() - began < CASE_SECONDS:
+        while counted() < mails and time.monotonic() - began < CASE_SECONDS:
             threading.Event().wait(LOOK_SECONDS)
         out = time.monotonic() - began
         for server in servers:
@@ -204,7 +211,7 @@ def measure_nodes(dialect: Dialect, nodes: int, mails: int, *, sessions: int = 2
         delivered = [_delivered(server) for server in servers]
         twice = sum(times > 1 for times in sum(delivered, Counter[str]()).values())
         shares = tuple(sum(each.values()) for each in delivered)
-        return NodesRun(part * nodes, accepted, out, counted(), twice, shares)
+        return NodesRun(mails, accepted, out, counted(), twice, shares)
 
 
 def _feed(port: int, mails: int, sessions: int) -> None:
