@@ -4,12 +4,15 @@ Each engine's tests derive a class from `QueueStoreContract` and give it the fix
 engine. What an engine alone can do (run out of space, fail a sync) is tried in its own tests.
 """
 
+import random
+from hashlib import sha256
 from typing import Any
 
 import attrs
 import pytest
 import trio
 
+from elemta.config.sections import Config
 from elemta.mail.address import Address
 from elemta.mail.envelope import Envelope, Priority, Recipient
 from elemta.mail.outcome import AttemptResult
@@ -343,6 +346,25 @@ class Contents:
             assert await commit(store, *map(Insert, mails)) == [APPLIED, APPLIED]
             assert await store.read(mails[0].content, 0, 100) == OCTETS
             assert await store.read(mails[1].content, 0, 100) == b""
+
+    async def test_a_mail_of_the_largest_size_is_kept_whole(self, stores: Stores, post: Post) -> None:
+        size = Config().max_size
+        octets = random.Random(1).randbytes(size)
+        async with opened(stores) as store:
+            pieces = [octets[start : start + PIECE_OCTETS] for start in range(0, size, PIECE_OCTETS)]
+            ref = ContentRef(await staged(store, *pieces), size)
+            mail = post.mail(content=ref)
+            assert await commit(store, Insert(mail)) == [APPLIED]
+        async with opened(stores) as store:
+            digest = sha256()
+            for start in range(0, size, 700_000):
+                digest.update(await store.read(ref, start, 700_000))
+            assert digest.digest() == sha256(octets).digest()
+            assert await store.inspect() == []
+            assert await commit(store, Withdraw(mail.id)) == [APPLIED]
+            with pytest.raises(ContentMissing):
+                await store.read(ref, 0, 1)
+            assert await store.inspect() == []
 
     async def test_staged_content_must_be_whole(self, stores: Stores, post: Post) -> None:
         async with opened(stores) as store:

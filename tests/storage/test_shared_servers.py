@@ -1,7 +1,6 @@
 """What the stores on database servers do beside the contract: large mails, refusals, failures, damage."""
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,8 +42,6 @@ __all__ = ["server"]
 
 T = TypeVar("T")
 APPLIED, REFUSED, FULL = Result.APPLIED, Result.REFUSED, Result.FULL
-#: `max_size` as it is configured by default.
-MAX_SIZE_OCTETS = 25 * 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -103,26 +100,6 @@ async def run(unlucky: Unlucky, *statements: str) -> None:
 
 
 # ---- large content -------------------------------------------------------------------------------
-
-
-async def test_a_mail_of_the_largest_size_is_kept_in_pieces(options: DatabaseOptions, post: Post) -> None:
-    octets = random.Random(1).randbytes(MAX_SIZE_OCTETS)
-    async with using(options) as (store, _):
-        writer = await store.stage()
-        for start in range(0, MAX_SIZE_OCTETS - PIECE_OCTETS, PIECE_OCTETS):
-            await writer.write([octets[start : start + PIECE_OCTETS]])
-        ref = ContentRef(await writer.finish([octets[-PIECE_OCTETS:]]), MAX_SIZE_OCTETS)
-        mail = post.mail(content=ref)
-        assert await commit(store, Insert(mail)) == [APPLIED]
-        digest = hashlib.sha256()
-        for start in range(0, MAX_SIZE_OCTETS, 700_000):
-            digest.update(await store.read(ref, start, 700_000))
-        assert digest.digest() == hashlib.sha256(octets).digest()
-        assert await store.inspect() == []
-        assert await commit(store, Withdraw(mail.id)) == [APPLIED]
-        with pytest.raises(ContentMissing):
-            await store.read(ref, 0, 1)
-        assert await store.inspect() == []
 
 
 @pytest.mark.parametrize("sizes", [(1, 2, 3), (5,), (2, 0, 7), (PIECE_OCTETS + 1,)])
