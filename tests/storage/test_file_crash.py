@@ -38,6 +38,9 @@ class FileLedger(Ledger):
 
     def note(self, line: str) -> None:
         if not line.startswith("~ "):
+            # A mail whose report did not come to be in one life may leave without one in the next.
+            if line.startswith("> "):
+                self.reports.pop(line.split()[1], None)
             super().note(line)
             return
         _, queue_id, report, _ = line.split()

@@ -155,7 +155,7 @@ async def test_a_crash_between_any_two_steps(tmp_path: Path, needs: Needs, call:
 
 @pytest.mark.slow
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize("number", [13, 14, 15, 16])
+@pytest.mark.parametrize("number", [14, 15, 16, 17])
 async def test_a_sync_that_fails_once(tmp_path: Path, needs: Needs, number: int) -> None:
     tracer = (str(needs("strace")), "-qq", "-o", "/dev/null", "-e", f"inject=fdatasync:error=EIO:when={number}")
     ledger = Ledger()
