@@ -89,6 +89,8 @@ class Dispatcher:
         self._excluded: frozenset[str] = frozenset()
         self._crowded: frozenset[Priority] = frozenset()
         self._next_due = inf
+        #: True after a claim of whose end nobody heard; the next one asks for its mails, however little is due.
+        self._claim_in_doubt = False
         self._looks = Bell()
         self._claiming = trio.Lock()
         self._reported_at = -inf
@@ -419,7 +421,7 @@ class Dispatcher:
         due = await self._shop.store.next_due()
         now = self._shop.runtime.clock.wall()
         self._report_waiting(due, now)
-        if due is None or due > now + DUE_SLACK_SECONDS:
+        if not self._claim_in_doubt and (due is None or due > now + DUE_SLACK_SECONDS):
             self._behind.clear()
             self._next_due = min(self._next_due, inf if due is None else due)
             return min(self._shop.options.look_seconds, max(0.0, self._next_due - now))
@@ -446,7 +448,10 @@ class Dispatcher:
                 continue
             token = self.token
             claim = Claim(self._shop.options.node, token, now, limit, self._excluded, priority)
+            # Whoever never hears of its end may own mails that it does not know of, and that are due to nobody else.
+            self._claim_in_doubt = True
             mails = await self._shop.store.claim(claim)
+            self._claim_in_doubt = False
             for mail in mails:
                 self._take_claimed(Due(mail, token=token))
             claimed += len(mails)

@@ -277,7 +277,7 @@ class QueueStore(Protocol):
         ...
 
     async def claim(self, claim: Claim) -> list[QueuedMail]:
-        """Take ownership of due mails, durably."""
+        """Take ownership of due mails, durably. What a claim took that raised comes with its owner's next one."""
         ...
 
     async def next_due(self) -> float | None:

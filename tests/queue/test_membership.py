@@ -11,6 +11,7 @@ from elemta.delivery.base import Job
 from elemta.mail.outcome import AttemptResult, Outcome
 from elemta.queue.membership import FIRST_JOIN_SECONDS, LONGEST_BEAT_SECONDS
 from elemta.storage.base import (
+    Claim,
     CommitUnknown,
     Filter,
     Joined,
@@ -20,9 +21,9 @@ from elemta.storage.base import (
     Verb,
 )
 from elemta.storage.memory import MemoryStore
-from elemta.storage.records import QueueState
+from elemta.storage.records import QueuedMail, QueueState
 from tests.queue.link import Link
-from tests.queue.world import TAKEN, VirtualWall, World
+from tests.queue.world import TAKEN, VirtualWall, World, insert, mail
 
 LEASE = 60.0
 
@@ -316,6 +317,28 @@ async def test_a_join_whose_answer_is_lost_is_made_again(autojump_clock: Clock) 
         await one.submit("b@dest.example")
         await trio.sleep(1)
     assert len(one.delivery.received) == 1
+
+
+async def test_a_claim_whose_answer_is_lost_is_asked_for_again_though_nothing_is_due(autojump_clock: Clock) -> None:
+    class Deaf(Link):
+        """Forgets the first answer; like a database's store, it gives those mails with the next claim."""
+
+        lost: Sequence[QueuedMail] | None = None
+
+        async def claim(self, claim: Claim) -> list[QueuedMail]:
+            mails = await super().claim(claim)
+            if mails and self.lost is None:
+                self.lost = mails
+                raise CommitUnknown("the connection broke during COMMIT")
+            again, self.lost = self.lost or (), ()
+            return [*again, *mails]
+
+    store = MemoryStore(VirtualWall())
+    await store.commit([insert(1)])
+    one = World(shared=Deaf(store), lease=LEASE)
+    async with one.running():
+        await trio.sleep(20)
+    assert [queue_id for queue_id, _, _ in one.delivery.received] == [mail(1).id]
 
 
 async def test_mail_held_and_released_at_another_node_is_tried_once(autojump_clock: Clock) -> None:
