@@ -127,10 +127,7 @@ class QueueService:
         dispatcher = self._dispatcher
         mails = self._mails(submission)
         token = dispatcher.token
-        inserts = [
-            Insert(mail, None if at else submission.content, token if mail.owner else None)
-            for at, mail in enumerate(mails)
-        ]
+        inserts = [Insert(mail, None if at else submission.content, token or None) for at, mail in enumerate(mails)]
         try:
             results = await self._spool.insert(inserts, deadline=trio.current_time() + timeout)
         except BaseException:

@@ -11,7 +11,8 @@ Rules that every store keeps:
 * Changes apply in the order of the batch. Those that a batch may hold at once for one mail see each other.
 * Inserts are idempotent by id: a batch whose outcome is unknown is committed again, as it was, before anything of it
   is dispatched. An id that is there already is APPLIED and left as it stands. A store does not remember the ids that
-  left: an insert repeated after its mail finished would bring it back.
+  left: an insert repeated after its mail finished would bring it back. In a `SharedStore` others may finish it before
+  the repetition: there an insert with a token whose mail left attempts behind brings nothing back, and is FENCED.
 * Repeated after an unknown outcome, a `Begin` that landed is APPLIED again, a `Settle` that landed is GONE or FENCED,
   a `Withdraw` that landed is GONE.
 * An owned mail is ACTIVE and carries its owner's latest token; no other mail is owned. The empty owner is nobody.
@@ -71,8 +72,9 @@ class Insert:
     with an earlier insert that refers to the same content.
 
     The mail may come with an owner that joined: then it need not be claimed. With `attempting_since` its first attempt
-    begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so. `token` is the owner's, or
-    None for its latest: a `SharedStore` keeps the mail of a fenced owner as nobody's, and answers FENCED.
+    begins with it, as if a `Begin` followed; only an ACTIVE mail with an owner can say so. `token` is the one of the
+    node that submits, also where the mail is nobody's; None for the owner's latest. A `SharedStore` keeps the mail of a
+    fenced owner as nobody's, and answers FENCED.
     `attempts` are records that a mail brings along which was tried elsewhere.
     """
 

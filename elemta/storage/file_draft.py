@@ -122,12 +122,12 @@ class Draft:
     def _insert(self, insert: Insert) -> Result:
         mail = insert.mail
         present = self.load(mail.id)
-        asked = None if insert.token is None else (mail.owner, insert.token)
+        asked = None if insert.token is None or not mail.owner else (mail.owner, insert.token)
         if present is not None:
             own = (present.owner, self._token_of(present))
             return Result.APPLIED if asked in (None, own) else Result.FENCED
         result = Result.APPLIED
-        if insert.token is not None and not self._ground.holds(mail.owner, insert.token):
+        if asked is not None and not self._ground.holds(*asked):
             mail, result = attrs.evolve(mail, owner=""), Result.FENCED
         content_id = mail.content.id
         if self._known_size(content_id) is None:

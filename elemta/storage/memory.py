@@ -154,18 +154,24 @@ class MemoryStore:
         encode_mail(mail)
         for attempt in insert.attempts:
             encode_attempt(mail.id, attempt)
-        if mail.id in self._mails:
+        if mail.id in self._mails or self._has_left(insert):
             return
         known = self._contents.get(mail.content.id, beside.get(mail.content.id, insert.content))
         if known is None or len(known) != mail.content.size:
             raise Unfit("the content is not there, or of another size")
 
+    def _has_left(self, insert: Insert) -> bool:
+        """True for a repetition of an insert whose mail another node has finished meanwhile."""
+        return insert.token is not None and insert.mail.id in self._attempts
+
     def _insert(self, insert: Insert) -> Result:
         mail = insert.mail
-        asked = None if insert.token is None else (mail.owner, insert.token)
+        asked = None if insert.token is None or not mail.owner else (mail.owner, insert.token)
         if mail.id in self._mails:
             own = (self._mails[mail.id].owner, self._tokens[mail.id])
             return Result.APPLIED if asked in (None, own) else Result.FENCED
+        if self._has_left(insert):
+            return Result.FENCED
         result = Result.APPLIED
         if asked is not None and self._nodes.get(mail.owner) != insert.token:
             mail, result = attrs.evolve(mail, owner=""), Result.FENCED

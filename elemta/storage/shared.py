@@ -20,8 +20,10 @@ from elemta.storage.base import (
     Adopted,
     Change,
     Claim,
+    CommitUnknown,
     Filter,
     Finding,
+    Insert,
     Joined,
     Node,
     Order,
@@ -52,6 +54,8 @@ class DatabaseStore:
         self._nodes = Nodes(self._server)
         self._claims = Claims(self._server)
         self._lookup = Lookup(self._server)
+        #: Ids of new mails of which nobody knows whether they landed; at most those of a batch or two.
+        self._doubtful: frozenset[str] = frozenset()
 
     async def open(self) -> None:
         """Bring the tables up to date; see `QueueStore.open`."""
@@ -100,10 +104,16 @@ class DatabaseStore:
 
     async def commit(self, batch: Sequence[Change]) -> list[Result]:
         """One transaction for the batch; see `QueueStore.commit`. A cancelled commit has done nothing."""
+        new = frozenset(change.mail.id for change in batch if isinstance(change, Insert))
         try:
-            return await shared_batches.commit(self._server, batch)
+            results = await shared_batches.commit(self._server, batch, is_fresh=new.isdisjoint(self._doubtful))
+        except CommitUnknown:
+            self._doubtful |= new
+            raise
         finally:
             self._claims.note(batch)
+        self._doubtful -= new
+        return results
 
     async def stage(self) -> SharedWriter:
         """Begin to stage content."""

@@ -2,7 +2,8 @@
 
 What is not here: the decisions (`shared_ledger`).
 
-New mails are presumed to be no repetition: then nothing is looked up but their owners. Where that was wrong, the server
+New mails are presumed to be no repetition, unless a batch with one of them came to an unknown end: then nothing is
+looked up but their owners. Where that was wrong, the server
 refuses a key that is there, and everything is looked up. What is refused then is halved until the change that is
 to blame stands alone. Raises `StoreUnavailable`, `StoreAway`, `CommitUnknown`, `StoreFull`.
 """
@@ -18,20 +19,20 @@ from elemta.storage.shared_server import ChangeRefused, Server
 from elemta.storage.shared_statements import PRESENT_AMONG
 
 
-async def commit(server: Server, batch: Sequence[Change]) -> list[Result]:
-    """Make a batch durable; see `QueueStore.commit`."""
+async def commit(server: Server, batch: Sequence[Change], *, is_fresh: bool) -> list[Result]:
+    """Make a batch durable; see `QueueStore.commit`. `is_fresh` presumes that no insert is a repetition."""
     await trio.lowlevel.checkpoint_if_cancelled()
     if not batch:
         return []
     # Each transaction ends by its own deadline, and what was begun is finished.
     with trio.CancelScope(shield=True):
-        results = await _commit(server, batch)
+        results = await _commit(server, batch, is_fresh=is_fresh)
     return results
 
 
-async def _commit(server: Server, batch: Sequence[Change]) -> list[Result]:
+async def _commit(server: Server, batch: Sequence[Change], *, is_fresh: bool) -> list[Result]:
     try:
-        return await _at_once(server, batch, is_fresh=True)
+        return await _at_once(server, batch, is_fresh=is_fresh)
     except ChangeRefused:
         return await _Isolation(server).run(batch)
     except StoreFull:

@@ -67,6 +67,8 @@ class Looked:
     nodes: Mapping[str, int] = field(factory=dict)
     mails: Mapping[str, Standing] = field(factory=dict)
     contents: Mapping[str, Holding] = field(factory=dict)
+    #: Ids of mails that may have left, for attempts of theirs are recorded.
+    attempted: frozenset[str] = frozenset()
 
 
 @frozen
@@ -77,6 +79,8 @@ class Wanted:
     mails: list[str]
     contents: list[str]
     leaving: frozenset[str]
+    #: Ids of mails whose insert may be a repetition.
+    repeated: list[str] = Factory(list)
 
 
 @define
@@ -159,6 +163,9 @@ def wanted_by(batch: Iterable[Change], *, is_fresh: bool = False) -> Wanted:
         sorted(filter(is_queue_id, mails)),
         sorted(filter(is_queue_id, contents)),
         frozenset(leaving),
+        []
+        if is_fresh
+        else sorted(each.mail.id for each in inserts if each.token is not None and is_queue_id(each.mail.id)),
     )
 
 
@@ -182,6 +189,7 @@ class Ledger:
         self._contents = {
             each.id: _Content(each.size, each.mails, each.mails) for each in looked.contents.values() if each.size >= 0
         }
+        self._attempted = looked.attempted
         self._writes = Writes()
         self._tally: Counter[str] = Counter()
 
@@ -247,7 +255,7 @@ class Ledger:
         row = encode_mail(mail)
         for attempt in insert.attempts:
             encode_attempt(mail.id, attempt)
-        if mail.id in self._mails:
+        if mail.id in self._mails or self._has_left(insert):
             return row
         known = self._contents.get(mail.content.id)
         size = known.size if known else beside.get(mail.content.id, _size_of(insert.content))
@@ -255,15 +263,21 @@ class Ledger:
             raise Unfit("the content is not there, or of another size")
         return row
 
+    def _has_left(self, insert: Insert) -> bool:
+        return insert.token is not None and insert.mail.id in self._attempted
+
     def _insert(self, insert: Insert, row: MailRow) -> Result:
         mail = insert.mail
         latest = self._nodes.get(mail.owner)
         there = self._mails.get(mail.id)
         if there is not None:
             is_own = (there.standing.owner, there.standing.token) == (mail.owner, insert.token)
-            return Result.APPLIED if insert.token is None or is_own else Result.FENCED
+            return Result.APPLIED if insert.token is None or not mail.owner or is_own else Result.FENCED
+        if self._has_left(insert):
+            return Result.FENCED
         asks = mail.owner != "" and mail.state is QueueState.ACTIVE
-        is_fenced = latest != insert.token if insert.token is not None else asks and latest is None
+        is_asked = insert.token is not None and mail.owner != ""
+        is_fenced = latest != insert.token if is_asked else asks and latest is None
         if is_fenced or not asks:
             row, latest = (*row[:_OWNER], "", *row[_OWNER + 1 : _SINCE], None, *row[_SINCE + 1 :]), 0
         row = (*row, latest)

@@ -23,6 +23,7 @@ from elemta.storage.base import CommitUnknown, StoreAway, StoreFull, StoreUnavai
 from elemta.storage.shared_dialect import Dialect
 from elemta.storage.shared_ledger import Holding, Looked, Standing, Wanted, Writes
 from elemta.storage.shared_statements import (
+    ATTEMPTED_AMONG,
     IDS_AT_ONCE,
     LOOK_CONTENTS,
     LOOK_MAILS,
@@ -133,7 +134,8 @@ class Server:
         leaving = {mail.content_id for mail in mails.values() if mail.id in wanted.leaving}
         content_ids = sorted(leaving.union(wanted.contents))
         contents = {row[0]: Holding(*row) for row in await self.among(connection, LOOK_CONTENTS, content_ids)}
-        return Looked(nodes, mails, contents)
+        attempted = frozenset(row[0] for row in await self.among(connection, ATTEMPTED_AMONG, wanted.repeated))
+        return Looked(nodes, mails, contents, attempted)
 
     async def write(self, connection: Connection, writes: Writes) -> None:
         """Write what was decided on what `look_up` has locked."""

@@ -47,6 +47,7 @@ LOOK_MAILS = (
     " FROM elemta_mails WHERE id IN (?*) ORDER BY id FOR UPDATE"
 )
 LOOK_CONTENTS = "SELECT id, size, mails FROM elemta_contents WHERE id IN (?*) ORDER BY id FOR UPDATE"
+ATTEMPTED_AMONG = "SELECT DISTINCT mail_id FROM elemta_attempts WHERE mail_id IN (?*)"
 PRESENT_AMONG = "SELECT id FROM elemta_mails WHERE id IN (?*)"
 
 # ---- nodes ---------------------------------------------------------------------------------------

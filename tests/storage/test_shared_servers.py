@@ -99,6 +99,22 @@ async def run(unlucky: Unlucky, *statements: str) -> None:
     await unlucky.database.transact(each)
 
 
+async def test_an_insert_repeated_after_another_node_finished_its_mail_brings_nothing_back(
+    options: DatabaseOptions, post: Post
+) -> None:
+    async with using(options) as (store, unlucky):
+        one, two = (await store.join("one", START)).token, (await store.join("two", START)).token
+        gone, stays = (attrs.evolve(post.insert(), token=one) for _ in range(2))
+        unlucky.after = [OutcomeUnknown("the connection broke during COMMIT")]
+        with pytest.raises(CommitUnknown):
+            await commit(store, gone, stays)
+        assert await claimed(store, two, owner="two", limit=1) == [gone.mail.id]
+        assert await commit(store, Settle(gone.mail.id, "two", two, None, (attempt(),))) == [APPLIED]
+        assert await commit(store, gone, stays) == [Result.FENCED, APPLIED]
+        assert [mail.id for mail in await store.list(Filter(), 10)] == [stays.mail.id]
+        assert await store.inspect() == []
+
+
 # ---- large content -------------------------------------------------------------------------------
 
 
