@@ -173,8 +173,8 @@ class Membership:
 
     async def leave(self) -> None:
         """Give up what is this node's, so that others need not wait for the end of its lease. Never raises."""
-        if self._shared is None or not self._token:
-            return
+        if self._shared is None or not self._token or self.absence:
+            return  # who does not answer now would only hold up our end; the lease says the rest
         try:
             await self._shared.leave(self._shop.options.node, self._token)
         except StoreUnavailable as error:

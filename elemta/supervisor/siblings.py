@@ -1,18 +1,17 @@
 """The road from one worker process to the pages of the others.
 
 What is not here: what is asked or made of it (`web.workers`). Each worker has a control socket of its own beside the
-server's; a question is one request of HTTP/1.0 (RFC 1945 §5), whose answer ends with the connection.
+server's; a question is one request of HTTP/1.1 (RFC 9112), after whose answer the connection ends.
 Failures raised: none; a worker that does not answer in time has no answer.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import h11
 import trio
-from trio.abc import ReceiveStream
 
-from elemta.net.base import Endpoint
+from elemta.net.base import Endpoint, Stream
 from elemta.net.sockets import SystemNetwork
 from elemta.web.sockets import short_address
 
@@ -22,8 +21,9 @@ ANSWER_SECONDS = 1.0
 ANSWER_OCTETS = 1024 * 1024
 
 #: The statuses that say something: `/readyz` of a worker that is not ready is 503.
-_USEFUL = re.compile(rb"HTTP/1\.[01] (?:200|503)\b")
-_LENGTH = re.compile(rb"^content-length: *(\d{1,9})\r?$", re.IGNORECASE | re.MULTILINE)
+_USEFUL = frozenset({200, 503})
+#: The fields that say where a body ends, RFC 9112 §6.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def socket_path(folder: Path, number: int) -> Path:
@@ -64,24 +64,32 @@ async def _ask(path: Path, page: str) -> bytes | None:
     except OSError:
         return None
     try:
-        await stream.send_all(f"GET {page} HTTP/1.0\r\n\r\n".encode())
-        return _content(await _everything(stream))
-    except trio.BrokenResourceError:
+        return await _exchange(stream, page)
+    except (trio.BrokenResourceError, h11.RemoteProtocolError):
         return None
     finally:
         stream.abort()
 
 
-async def _everything(stream: ReceiveStream) -> bytes:
+def _is_useful(answer: h11.Response) -> bool:
+    """Whether an answer says something, and how long it is: one that ends with the connection may have been cut."""
+    return answer.status_code in _USEFUL and any(name in _FRAMING for name, _ in answer.headers)
+
+
+async def _exchange(stream: Stream, page: str) -> bytes | None:
+    """The body of a whole answer that says something. Raises `h11.RemoteProtocolError` for one that is none."""
+    http = h11.Connection(h11.CLIENT)
+    request = h11.Request(method="GET", target=page, headers=[("host", "elemta"), ("connection", "close")])
+    await stream.send_all((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
     found = bytearray()
-    while len(found) <= ANSWER_OCTETS and (piece := await stream.receive_some()):
-        found += piece
-    return bytes(found)
-
-
-def _content(answer: bytes) -> bytes | None:
-    """The body of a whole answer that says something."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    useful = _USEFUL.match(head)
-    length = _LENGTH.search(head)
-    return body if useful and length and int(length[1]) == len(body) else None
+    while len(found) <= ANSWER_OCTETS:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(bytes(await stream.receive_some()))
+        elif isinstance(event, h11.Response) and not _is_useful(event):
+            return None
+        elif isinstance(event, h11.Data):
+            found += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            return bytes(found)
+    return None

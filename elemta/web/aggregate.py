@@ -118,6 +118,14 @@ class _Collected(Collector):
         return self.families()
 
 
+def readiness(checks: Mapping[str, str]) -> dict[str, object]:
+    """What `/readyz` and the status page say of the checks of one process."""
+    return {
+        "ready": not any(checks.values()),
+        "checks": {name: {"ok": not reason, "reason": reason} for name, reason in checks.items()},
+    }
+
+
 def readiness_of_all(workers: Mapping[int, Mapping[str, str] | None]) -> dict[str, object]:
     """What `/readyz` says of several workers, each with its checks, None for one that does not answer.
 
@@ -127,9 +135,9 @@ def readiness_of_all(workers: Mapping[int, Mapping[str, str] | None]) -> dict[st
     answering = {number: checks for number, checks in workers.items() if checks is not None}
     ready = [number for number, checks in answering.items() if not any(checks.values())]
     shown = answering[min(ready or answering)]
+    # Of those shown none is wrong exactly when somebody is ready.
     return {
-        "ready": bool(ready),
-        "checks": {name: {"ok": not reason, "reason": reason} for name, reason in shown.items()},
+        **readiness(shown),
         "workers": {
             str(number): {"ready": number in ready, "reason": _reason(checks)}
             for number, checks in sorted(workers.items())

@@ -4,21 +4,11 @@ What is not here: how the answers become one (`web.aggregate`), the road to the 
 Every worker answers for all, so that there is an answer while any of them lives.
 """
 
-from collections.abc import Mapping
-
 import orjson
 
 from elemta.observe.metrics import Metrics
-from elemta.web.aggregate import Exposition, readiness_of_all
+from elemta.web.aggregate import Exposition, readiness, readiness_of_all
 from elemta.web.base import Health, Siblings
-
-
-def readiness(checks: Mapping[str, str]) -> dict[str, object]:
-    """What `/readyz` and the status page say of the checks of one process."""
-    return {
-        "ready": not any(checks.values()),
-        "checks": {name: {"ok": not reason, "reason": reason} for name, reason in checks.items()},
-    }
 
 
 class Figures:

@@ -93,7 +93,7 @@ def pretence_offences(source: str) -> list[str]:
             case ast.ImportFrom(module=str(module), names=names):
                 modules = [f"{module}.{alias.name}" for alias in names]
             case ast.Attribute(value=ast.Name(id="time"), attr="sleep"):
-                modules = ["time.sleep"]
+                modules = [f"time.{WAIT}"]
             case _:
                 continue
         found += [f"{node.lineno}: {module}" for module in modules if PRETENCE.match(module)]
