@@ -8,12 +8,15 @@ import trio
 from trio.testing import MockClock as Clock
 
 from elemta.delivery.base import Job
+from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult, Outcome
+from elemta.queue.agenda import Room
 from elemta.queue.membership import FIRST_JOIN_SECONDS, LONGEST_BEAT_SECONDS
 from elemta.storage.base import (
     Claim,
     CommitUnknown,
     Filter,
+    Insert,
     Joined,
     Order,
     StoreAway,
@@ -23,7 +26,7 @@ from elemta.storage.base import (
 from elemta.storage.memory import MemoryStore
 from elemta.storage.records import QueuedMail, QueueState
 from tests.queue.link import Link
-from tests.queue.world import TAKEN, VirtualWall, World, insert, mail
+from tests.queue.world import CONTENT, EPOCH, TAKEN, VirtualWall, World, insert, mail
 
 LEASE = 60.0
 
@@ -370,3 +373,37 @@ async def test_mail_without_room_at_one_node_is_delivered_by_another(autojump_cl
         await trio.sleep(60)
         assert len(two.delivery.received) >= 90
         assert (await fleet.store.counts())[QueueState.ACTIVE] == len(ids) - len(two.delivery.received)
+
+
+async def test_a_fenced_node_ends_what_is_in_flight(autojump_clock: Clock) -> None:
+    fleet = Fleet("one", "two")
+    one, two = fleet.nodes
+    one.delivery.script("slow.example", hanging(trio.Event()), TAKEN)
+    async with one.running(), two.running():
+        await one.submit("b@slow.example")
+        await trio.sleep(1)
+        await fleet.store.renew("one", one.service._dispatcher.token, -1.0)
+        assert len(await fleet.store.adopt("two")) == 1
+        await trio.sleep(LONGEST_BEAT_SECONDS * 2)
+        assert len(one.events("queue.fenced")) == 1
+        assert one.delivery.running == 0
+        assert await fleet.is_empty()
+    assert len(two.delivery.received) == 1
+
+
+async def test_an_attempt_that_was_marked_under_a_lost_token_does_not_begin(autojump_clock: Clock) -> None:
+    """Between the insert that marked it and its delivery task's first step, the node learns that it was adopted."""
+    fleet = Fleet("one")
+    (one,) = fleet.nodes
+    async with one.running():
+        dispatcher = one.service._dispatcher
+        token = dispatcher.token
+        assert dispatcher.reserve(Priority.NORMAL, "dest.example") is Room.TASK
+        marked = mail(1, owner="one", attempting_since=EPOCH)
+        await fleet.store.commit([Insert(marked, CONTENT, token)])
+        dispatcher.offer(marked, CONTENT, token=token)
+        dispatcher.lose()
+        await trio.sleep(0.5)
+        assert len(one.delivery.calls) == 1
+        assert one.delivery.received == []
+        assert len(one.events("delivery.stopped")) == 1
