@@ -5,7 +5,7 @@ import smtplib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,6 @@ from elemta.web import inbox as pages
 from tests.cli.at_desk import Terminal, server
 from tests.web.desk import Desk
 from tests.web.test_inbox_pages import catch
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(tmp_path, capsys)
-
-
-@pytest.fixture
-def desk() -> Desk:
-    return Desk()
-
-
-@pytest.fixture
-def beside(desk: Desk, terminal: Terminal) -> Iterator[Callable[..., Any]]:
-    """A running server."""
-    with server(desk, terminal.queue_dir) as run:
-        yield run
 
 
 def test_the_list_is_an_array_with_the_newest_first(

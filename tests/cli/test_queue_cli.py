@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,6 @@ from tests.web.desk import LATER, OCTETS, START, Desk
 
 #: Before any real clock's time, for what commands judge by it; UTC in seconds since 1970.
 PAST = 1_600_000_000.0
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(tmp_path, capsys)
-
-
-@pytest.fixture
-def desk() -> Desk:
-    return Desk()
-
-
-@pytest.fixture
-def beside(desk: Desk, terminal: Terminal) -> Iterator[Callable[..., Any]]:
-    """A running server."""
-    with server(desk, terminal.queue_dir) as run:
-        yield run
 
 
 def stored(folder: Path, *mails: QueuedMail, octets: bytes = OCTETS) -> None:

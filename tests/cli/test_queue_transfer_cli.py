@@ -7,7 +7,7 @@ import pty
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,14 +24,9 @@ from elemta.storage.base import Filter, Insert
 from elemta.storage.records import ContentRef, QueuedMail
 from elemta.storage.sqlite import SqliteStore
 from elemta.supervisor.lock import QueueLock
-from tests.cli.at_desk import Terminal, server
+from tests.cli.at_desk import Terminal
 from tests.storage.mails import CLOSE_SECONDS, Post
 from tests.web.desk import OCTETS, Desk
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(tmp_path, capsys)
 
 
 @pytest.fixture
@@ -247,18 +242,6 @@ def test_a_bar_tells_it_on_a_terminal(terminal: Terminal, old: Path, post: Post)
 
 
 # ---- verify ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def desk() -> Desk:
-    return Desk()
-
-
-@pytest.fixture
-def beside(desk: Desk, terminal: Terminal) -> Iterator[Callable[..., Any]]:
-    """A running server."""
-    with server(desk, terminal.queue_dir) as run:
-        yield run
 
 
 def test_a_whole_queue(terminal: Terminal, post: Post) -> None:
