@@ -38,12 +38,11 @@ def locked(config: "Config", *, make: bool = False, always: bool = False) -> Ite
 
     With `make` a queue that is not there yet is begun.
     """
-    folder = Path(config.queue_dir).absolute()
-    shared = is_shared(config) and not always
-    _check_folder(folder, make=make or shared)
-    if shared:
+    if is_shared(config) and not always:
         yield
         return
+    folder = Path(config.queue_dir).absolute()
+    _check_folder(folder, make=make)
     from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 
     if config.storage.type == "memory":

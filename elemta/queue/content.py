@@ -6,8 +6,10 @@ last piece is read, so that damage keeps the final dot from being sent.
 Failures raised: `ContentMissing`, `StoreUnavailable`.
 """
 
+from contextlib import aclosing
 from hashlib import sha256
 
+from elemta.queue.wholeness import pieces_of
 from elemta.storage.base import ContentMissing, QueueStore
 from elemta.storage.records import INLINE_CONTENT_OCTETS, ContentRef
 
@@ -47,13 +49,8 @@ class StoredContent:
         return octets[offset : offset + limit]
 
     async def _whole(self) -> bytes:
-        octets = await self._store.read(self._ref, 0, self._ref.size)
-        while len(octets) < self._ref.size:
-            piece = await self._store.read(self._ref, len(octets), self._ref.size - len(octets))
-            if not piece:
-                raise ContentMissing(f"{self._ref.id} ends after {len(octets)} of {self._ref.size} octets")
-            octets += piece
-        return self._checked(0, octets)
+        async with aclosing(pieces_of(self._ref, self._store.read)) as pieces:
+            return b"".join([piece async for piece in pieces])
 
     def _checked(self, offset: int, octets: bytes) -> bytes:
         """The octets, unless they are the last of content that was read from its beginning and is not what it was."""

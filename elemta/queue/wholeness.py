@@ -1,7 +1,7 @@
 """Checks that content is what came in.
 
 Content is read in pieces, its octets are counted, its SHA-256 is compared with the one that was made when the mail came
-in. What is not here: which mails are checked (`queue.transfer`, `web.storage`).
+in. What is not here: which mails are checked (`queue.transfer`, `web.verify`).
 Failures raised: `ContentMissing` for what is gone, short or damaged; `StoreUnavailable`.
 """
 

@@ -20,6 +20,7 @@ import trio
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
+from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
 from elemta.inbound.service import Bound
 from elemta.net.base import Endpoint
@@ -34,6 +35,7 @@ from elemta.supervisor.build import Stores, Watch, World, bind, build_server
 from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
+from elemta.supervisor.node import node_name
 from elemta.supervisor.ready import announce
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
@@ -84,14 +86,22 @@ class _Serving:
         except OSError as error:
             raise cannot_listen(error) from error
         async with AsyncExitStack() as stack:
-            number = 0 if inherited is None else inherited.number
             try:
-                stores = await stack.enter_async_context(stores_of(config, self._runtime, worker=number))
+                stores = await stack.enter_async_context(stores_of(config, self._runtime, node=self._node()))
             except UnusableDsn as error:
                 raise CannotStart(f"{error}.", CONFIG) from error
-            except OSError as error:
-                raise CannotStart(f"this node's name cannot be kept in {config.queue_dir}: {error}.") from error
             await self._run_on(stores, bound, network)
+
+    def _node(self) -> str:
+        """The name of this process in a queue that it shares with others."""
+        config = self._config
+        if config.storage.type not in SHARED_STORAGE:
+            return ""
+        number = 0 if self._inherited is None else self._inherited.number
+        try:
+            return node_name(Path(config.queue_dir), config.hostname, worker=number)
+        except OSError as error:
+            raise CannotStart(f"this node's name cannot be kept in {config.queue_dir}: {error}.") from error
 
     async def _run_on(self, stores: Stores, bound: Sequence[Bound], network: SystemNetwork) -> None:
         world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))

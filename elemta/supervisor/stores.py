@@ -3,7 +3,7 @@
 What is not here: how they keep anything (`storage`). Only the supervisor names a concrete store. The drivers of
 database servers, and the store of files, are imported where they are used: a start on SQLite does not pay for them.
 
-Failures raised: `UnusableDsn`; `OSError` where the node's name cannot be kept.
+Failure raised: `UnusableDsn`.
 """
 
 from collections.abc import AsyncIterator
@@ -22,7 +22,6 @@ from elemta.storage.inbox import MemoryInbox, SqliteInbox
 from elemta.storage.memory import MemoryStore
 from elemta.storage.sqlite import SqliteStore
 from elemta.supervisor.build import Stores
-from elemta.supervisor.node import node_name
 
 if TYPE_CHECKING:
     from elemta.datasource.pool import PooledDatabase
@@ -33,17 +32,16 @@ class UnusableDsn(ValueError):
 
 
 @asynccontextmanager
-async def stores_of(config: Config, runtime: Runtime, *, worker: int = 0) -> AsyncIterator[Stores]:
+async def stores_of(config: Config, runtime: Runtime, *, node: str = "") -> AsyncIterator[Stores]:
     """The stores of a configuration, with what must run beside them, for the block. They are not open yet.
 
-    `worker` numbers the worker processes of a node from 1; 0 is the only process.
+    `node` is the name under which mails of a shared queue are owned, empty for who owns none.
     """
     inbox = make_inbox_store(config, runtime)
     if config.storage.type not in SHARED_STORAGE:
         yield Stores(_own_store(config, runtime), inbox)
         return
     database = make_database(config)
-    node = node_name(Path(config.queue_dir), config.hostname, worker=worker)
     async with trio.open_nursery() as nursery:
         await nursery.start(database.run)
         shared = _shared_store(database, runtime)
