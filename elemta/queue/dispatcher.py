@@ -196,21 +196,22 @@ class Dispatcher:
             return
         self.resting = resting
         self._shop.log.info("queue.resting" if resting else "queue.working", in_flight=self.in_flight)
-        if resting:
-            for due in (*self._agenda.clear(), *self._put_back):
-                self._let_go(due)
-                self._hand_back(due)
-            self._put_back.clear()
         self.note_due(-inf)
 
     def lose(self) -> None:
         """The mails held here are not ours any more."""
         self.token = 0
-        for due in (*self._agenda.clear(), *self._put_back):
-            self._let_go(due)
-        self._put_back.clear()
+        self._clear()
         self._claimed_again.clear()
         self.cut()
+
+    def _clear(self) -> list[Due]:
+        """Let go of all that waits here."""
+        waiting = [*self._agenda.clear(), *self._put_back]
+        self._put_back.clear()
+        for due in waiting:
+            self._let_go(due)
+        return waiting
 
     def cut(self) -> int:
         """End all attempts in flight now; returns how many."""
@@ -397,6 +398,9 @@ class Dispatcher:
             if pause > 0:
                 return pause
             self._return()
+        if self.resting:
+            for due in self._clear():
+                self._hand_back(due)
         if not self._takes_mail or self._shop.spool.in_doubt:
             return BUSY_LOOK_SECONDS
         try:
@@ -462,9 +466,7 @@ class Dispatcher:
     def _take_claimed(self, due: Due) -> None:
         if due.token != self.token:
             return  # lost meanwhile, and somebody else's by now
-        if self.resting:
-            self._hand_back(due)
-        elif due.mail.id in self._in_hand:
+        if due.mail.id in self._in_hand:
             self._claimed_again[due.mail.id] = due
         else:
             if due.mail.id in self._agenda:

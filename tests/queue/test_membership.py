@@ -375,6 +375,26 @@ async def test_mail_without_room_at_one_node_is_delivered_by_another(autojump_cl
         assert (await fleet.store.counts())[QueueState.ACTIVE] == len(ids) - len(two.delivery.received)
 
 
+async def test_what_comes_to_wait_at_a_node_that_rests_goes_back_as_well(autojump_clock: Clock) -> None:
+    """Its place was kept before the operator's word came."""
+    fleet = Fleet("one")
+    (one,) = fleet.nodes
+    one.delivery.seconds = 30
+    async with one.running():
+        for number in range(4):
+            await one.submit(f"b@{number}.example")
+        dispatcher = one.service._dispatcher
+        assert dispatcher.reserve(Priority.NORMAL, "dest.example") is Room.WAITING
+        dispatcher.rest(True)
+        late = mail(1, owner="one")
+        await fleet.store.commit([Insert(late, CONTENT, dispatcher.token)])
+        dispatcher.offer(late, CONTENT, token=dispatcher.token)
+        await trio.sleep(2)
+        found = await fleet.store.get(late.id)
+        assert found is not None
+        assert (found.owner, dispatcher.waiting) == ("", 0)
+
+
 async def test_a_fenced_node_ends_what_is_in_flight(autojump_clock: Clock) -> None:
     fleet = Fleet("one", "two")
     one, two = fleet.nodes
