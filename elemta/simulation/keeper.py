@@ -61,7 +61,7 @@ def sqlite_keeper(directory: str) -> Keeper:
 class Given:
     """A life's store. `shared` is the node's way to it where the queue is shared."""
 
-    faults: FaultyStore
+    faults: FaultyStore[QueueStore]
     shared: Link | None = None
 
 

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 
 from elemta.runtime.clock import Clock
 from elemta.simulation.ledger import Ledger
+from elemta.simulation.relay import SharedRelay
 from elemta.simulation.store import FaultyStore, StorePlan
 from elemta.storage.base import (
     Adopted,
     Change,
     Claim,
     Joined,
-    Node,
     Order,
     Ordered,
-    Pulse,
     Result,
     SharedStore,
     Verb,
@@ -27,7 +26,7 @@ from elemta.storage.base import (
 from elemta.storage.records import QueuedMail
 
 
-class FaultySharedStore(FaultyStore):
+class FaultySharedStore(FaultyStore[SharedStore], SharedRelay):
     """A `SharedStore` for one life of one node."""
 
     def __init__(
@@ -41,7 +40,6 @@ class FaultySharedStore(FaultyStore):
         life: int,
     ) -> None:
         super().__init__(inner, plan, record=ledger.record, clock=clock, chance=chance, life=life)
-        self._shared = inner
         self._ledger = ledger
 
     async def join(self, owner: str, now: float) -> Joined:
@@ -50,15 +48,9 @@ class FaultySharedStore(FaultyStore):
         self._ledger.join(owner, joined)
         return joined
 
-    async def renew(self, owner: str, token: int, seconds: float) -> Pulse:
-        """See `SharedStore.renew`."""
-        self._check()
-        return await self._shared.renew(owner, token, seconds)
-
     async def adopt(self, owner: str) -> Sequence[Adopted]:
         """See `SharedStore.adopt`."""
-        self._check()
-        dead = await self._shared.adopt(owner)
+        dead = await super().adopt(owner)
         for adopted in dead:
             self._record.note("store", "adopt", owner, adopted.owner, adopted.recovered, *sorted(adopted.uncertain))
             self._ledger.end(adopted.owner, "adoption", adopted.uncertain)
@@ -66,20 +58,9 @@ class FaultySharedStore(FaultyStore):
 
     async def leave(self, owner: str, token: int) -> None:
         """See `SharedStore.leave`."""
-        self._check()
-        await self._shared.leave(owner, token)
+        await super().leave(owner, token)
         self._record.note("store", "leave", owner, token)
         self._ledger.leave(owner, token)
-
-    async def nodes(self) -> Sequence[Node]:
-        """See `SharedStore.nodes`."""
-        self._check()
-        return await self._shared.nodes()
-
-    async def set_draining(self, owner: str, draining: bool) -> bool:
-        """See `SharedStore.set_draining`."""
-        self._check()
-        return await self._shared.set_draining(owner, draining)
 
     async def claim(self, claim: Claim) -> list[QueuedMail]:
         """See `QueueStore.claim`."""

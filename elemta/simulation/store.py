@@ -8,36 +8,35 @@ Failures raised: `StoreUnavailable`, `StoreFull`, `CommitUnknown`, as planned; a
 
 import enum
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 from attrs import field, frozen
 
-from elemta.mail.outcome import Attempt
 from elemta.runtime.clock import Clock
 from elemta.simulation.nodes import Span
 from elemta.simulation.record import Record, Settled
+from elemta.simulation.relay import Behind_co, Relay, RelayedWriter, Way
 from elemta.storage.base import (
     Begin,
     Change,
     Claim,
     CommitUnknown,
     ContentWriter,
-    Filter,
-    Finding,
     Insert,
     Joined,
     Order,
     Ordered,
-    QueueStore,
     Result,
-    Retention,
     Settle,
     StoreAway,
     StoreFull,
     StoreUnavailable,
 )
-from elemta.storage.records import ContentRef, QueuedMail, QueueState
+from elemta.storage.records import QueuedMail
+
+T = TypeVar("T")
 
 
 class Fault(enum.Enum):
@@ -79,13 +78,13 @@ class StorePlan:
         return max([self.troubled_until + self.slow, *(end for _, end in (*self.away, *self.full))])
 
 
-class FaultyStore:
+class FaultyStore(Relay[Behind_co]):
     """A `QueueStore` for one life of a server, around the one that keeps."""
 
     def __init__(
-        self, inner: QueueStore, plan: StorePlan, *, record: Record, clock: Clock, chance: random.Random, life: int = 1
+        self, inner: Behind_co, plan: StorePlan, *, record: Record, clock: Clock, chance: random.Random, life: int = 1
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._plan = plan
         self._record = record
         self._clock = clock
@@ -105,19 +104,13 @@ class FaultyStore:
         if _within(self._plan.away):
             raise StoreAway("the store does not answer (planned)")
 
-    async def open(self) -> None:
-        """See `QueueStore.open`."""
+    async def _pass(self, verb: Callable[[], Awaitable[T]], /) -> T:
         self._check()
-        await self._inner.open()
-
-    async def close(self) -> None:
-        """See `QueueStore.close`. A dead server's files are closed as well, by its system."""
-        await self._inner.close()
+        return await verb()
 
     async def join(self, owner: str, now: float) -> Joined:
         """See `QueueStore.join`."""
-        self._check()
-        joined = await self._inner.join(owner, now)
+        joined = await super().join(owner, now)
         self._record.found[self._life] = joined.uncertain
         self._record.note("store", "join", owner, joined.token, joined.recovered, *sorted(joined.uncertain))
         return joined
@@ -140,7 +133,7 @@ class FaultyStore:
             raise StoreFull("no space is left (planned)")
         if fault is Fault.UNKNOWN_BEFORE:
             raise CommitUnknown("nobody knows whether it landed (planned: it did not)")
-        results = await self._inner.commit(batch)
+        results = await self._behind.commit(batch)
         # Noted after a crash from another task as well: what landed, landed, though nobody hears of it.
         self._note(batch, results)
         if fault is Fault.CRASH_AFTER:
@@ -190,93 +183,44 @@ class FaultyStore:
             else:
                 record.withdraw(change.id)
 
-    # ---- everything else -------------------------------------------------------------------------
+    # ---- what the record hears -------------------------------------------------------------------
 
     async def stage(self) -> ContentWriter:
         """See `QueueStore.stage`."""
-        self._check()
-        return _FaultyWriter(await self._inner.stage(), self._check, self._record)
-
-    async def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
-        """See `QueueStore.read`."""
-        self._check()
-        return await self._inner.read(ref, offset, limit)
+        return _NotedWriter(await self._pass(self._behind.stage), self._pass, self._record)
 
     async def claim(self, claim: Claim) -> list[QueuedMail]:
         """See `QueueStore.claim`."""
-        self._check()
-        claimed = await self._inner.claim(claim)
+        claimed = await super().claim(claim)
         if not self._dead:
             for mail in claimed:
                 self._record.take_at_hand(mail.id, self._life)
         return claimed
 
-    async def next_due(self) -> float | None:
-        """See `QueueStore.next_due`."""
-        self._check()
-        return await self._inner.next_due()
-
-    async def get(self, queue_id: str) -> QueuedMail | None:
-        """See `QueueStore.get`."""
-        self._check()
-        return await self._inner.get(queue_id)
-
-    async def attempts(self, queue_id: str) -> list[Attempt]:
-        """See `QueueStore.attempts`."""
-        self._check()
-        return await self._inner.attempts(queue_id)
-
-    async def list(self, chosen: Filter, limit: int, after: str = "") -> list[QueuedMail]:
-        """See `QueueStore.list`."""
-        self._check()
-        return await self._inner.list(chosen, limit, after)
-
-    async def counts(self) -> Mapping[QueueState, int]:
-        """See `QueueStore.counts`."""
-        self._check()
-        return await self._inner.counts()
-
     async def apply(self, order: Order) -> Ordered:
         """See `QueueStore.apply`."""
-        self._check()
-        ordered = await self._inner.apply(order)
+        ordered = await super().apply(order)
         self._record.obey(order.verb, ordered.changed)
         return ordered
 
-    async def cleanup(self, retention: Retention) -> int:
-        """See `QueueStore.cleanup`."""
-        self._check()
-        return await self._inner.cleanup(retention)
 
-    async def inspect(self) -> Sequence[Finding]:
-        """See `QueueStore.inspect`."""
-        self._check()
-        return await self._inner.inspect()
+class _NotedWriter(RelayedWriter):
+    """Staged content that tells the record which mail it is."""
 
-
-class _FaultyWriter:
-    """Staged content that fails while its store does; it tells the record which mail it is."""
-
-    def __init__(self, inner: ContentWriter, check: Callable[[], None], record: Record) -> None:
-        self._inner = inner
-        self._check = check
+    def __init__(self, behind: ContentWriter, way: Way, record: Record) -> None:
+        super().__init__(behind, way)
         self._record = record
         self._head = b""
 
     async def write(self, pieces: Sequence[bytes]) -> None:
-        self._check()
         self._head = self._head or b"".join(pieces)
-        await self._inner.write(pieces)
+        await super().write(pieces)
 
     async def finish(self, pieces: Sequence[bytes] = ()) -> str:
-        self._check()
         self._head = self._head or b"".join(pieces)
-        content_id = await self._inner.finish(pieces)
+        content_id = await super().finish(pieces)
         self._record.learn_tag(content_id, self._head)
         return content_id
-
-    async def abandon(self) -> None:
-        await self._inner.abandon()
 
 
 def _within(spans: Sequence[Span]) -> bool:
