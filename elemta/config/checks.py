@@ -13,7 +13,8 @@ from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address, pars
 from elemta.config.listeners import effective_listeners
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
-from elemta.config.sections import Config, TlsMode, TlsSection
+from elemta.config.sections import Config
+from elemta.config.tls import TlsMode, TlsSection
 
 #: RFC 5321 §4.5.3.1.7: every server takes mails of at least 64K octets.
 _LEAST_MAX_SIZE = 65_536

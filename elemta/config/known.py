@@ -62,6 +62,8 @@ _MOVED = {
     "resources.max_connections": "limits.max_connections",
     "resources.max_connections_per_ip": "limits.max_connections_per_address",
     "session_timeout": "timeouts.session_timeout",
+    "timeouts.auth_timeout": "auth.timeout",
+    "rate_limiter.auth_lockout_duration": "auth.lockout",
     "connect_timeout": "timeouts.connect_timeout",
     "queue_workers": "max_workers",
     "queue_processor.workers": "max_workers",
@@ -93,14 +95,8 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
     ("queue_processor", "debug", Standing.NEVER, "See logging.level."),
     ("server", "listen_submission", Standing.LATER, "See listeners for more than one listener."),
     ("timeouts", "connection_timeout", Standing.NEVER, "See timeouts.connect_timeout and timeouts.greeting_timeout."),
-    ("timeouts", "auth_timeout", Standing.LATER, ""),
-    ("tls", "min_version max_version ciphers curves client_auth enable_starttls", Standing.LATER, ""),
-    (
-        "tls.renewal",
-        "auto_renew renewal_days check_interval force_renewal renewal_timeout",
-        Standing.LATER,
-        "",
-    ),
+    ("tls", "curves", Standing.NEVER, "OpenSSL chooses them: Python cannot list them."),
+    ("tls.renewal", "force_renewal", Standing.NEVER, 'Run "elemta cert renew --force".'),
     ("resources", "max_cpu goroutine_pool_size", Standing.NEVER, "The operating system bounds these; see max_workers."),
     ("resources", "max_memory max_memory_usage", Standing.NEVER, "See limits.message_memory."),
     ("resources", "max_concurrent", Standing.NEVER, "See limits.max_connections and max_workers."),
@@ -143,10 +139,16 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         "rate_limiter",
         "enabled connection_rate_per_minute connection_burst_size connection_timeout max_messages_per_minute "
         "max_messages_per_hour max_recipients_per_hour max_data_per_hour volume_burst_size volume_rate_window "
-        "max_auth_attempts_per_minute auth_lockout_duration auth_burst_size whitelist_ips whitelist_domains "
+        "whitelist_ips whitelist_domains "
         "blacklist_ips blacklist_domains cache_size cache_ttl cleanup_interval metrics_enabled",
         Standing.LATER,
         "See limits for what is bounded.",
+    ),
+    (
+        "rate_limiter",
+        "max_auth_attempts_per_minute auth_burst_size",
+        Standing.NEVER,
+        "See auth.max_failures_per_address.",
     ),
     ("rate_limiter", "max_connections_per_ip", Standing.NEVER, "See limits.max_connections_per_address."),
     ("rate_limiter", "max_recipients_per_message", Standing.NEVER, "See limits.max_recipients."),

@@ -6,7 +6,8 @@ one that would offer STARTTLS or AUTH is served without; outside dev mode `confi
 
 import attrs
 
-from elemta.config.sections import Config, ListenerSection, TlsMode
+from elemta.config.sections import Config, ListenerSection
+from elemta.config.tls import TlsMode
 
 
 def asked_listeners(config: Config) -> tuple[ListenerSection, ...]:

@@ -13,6 +13,7 @@ from typing import Annotated
 from attrs import Factory, field, frozen
 
 from elemta.config.addresses import parse_domain
+from elemta.config.auth import AuthSection
 from elemta.config.kinds import (
     About,
     Bool,
@@ -34,14 +35,7 @@ from elemta.config.kinds import (
     Whole,
     Words,
 )
-
-
-class TlsMode(enum.Enum):
-    """How a listener speaks TLS."""
-
-    NONE = "none"
-    STARTTLS = "starttls"
-    IMPLICIT = "implicit"
+from elemta.config.tls import TlsMode, TlsSection
 
 
 class TransportName(enum.Enum):
@@ -53,6 +47,19 @@ class TransportName(enum.Enum):
     MAILDIR = "maildir"
     DISCARD = "discard"
     INBOX = "inbox"
+
+
+class RouteTls(enum.Enum):
+    """How much TLS a route asks of its hosts."""
+
+    #: Never.
+    NONE = "none"
+    #: Where the host offers it, with whatever certificate (RFC 7435).
+    MAY = "may"
+    #: Always, with whatever certificate.
+    REQUIRE = "require"
+    #: Always, with a certificate that holds the host's name and comes from a trusted authority.
+    VERIFY = "verify"
 
 
 class BareNewlines(enum.Enum):
@@ -94,6 +101,22 @@ class RouteSection:
     ] = None
     priority: Annotated[Priority | None, About("The priority of mail that goes this way.")] = None
     allow_private: Annotated[Bool, About("Whether `mx` may deliver to loopback and private addresses.")] = False
+    tls: Annotated[
+        RouteTls | None,
+        About("Whether `mx`, `smtp` or `lmtp` speak TLS; `may` when left out, `verify` with a password."),
+    ] = None
+    implicit_tls: Annotated[Bool, About("Whether TLS is spoken from the first octet, as at port 465.")] = False
+    tls_name: Annotated[Host | None, About("The name that the certificate must hold; the host when left out.")] = None
+    tls_ca_file: Annotated[
+        Words | None, About("Authorities that `verify` trusts, PEM; the system's when left out.")
+    ] = None
+    username: Annotated[Words | None, About("Whom to log in as at the host of `smtp`.")] = None
+    password: Annotated[Words | None, Secret(), About("The password; `password_file` names a file that holds it.")] = (
+        field(default=None, repr=False)
+    )
+    auth_unverified: Annotated[
+        Bool, About("Whether the password may be sent though the host's certificate was not verified.")
+    ] = False
 
 
 @frozen
@@ -206,51 +229,6 @@ class LoggingSection:
         Choice(("auto", "console", "json"), {"text": "console"}),
         About("`auto` is `console` on a terminal and `json` elsewhere."),
     ] = "auto"
-
-
-@frozen
-class AuthSection:
-    """Authentication of clients, the original's keys."""
-
-    enabled: Annotated[Bool, About("Whether clients may authenticate. Not offered yet.")] = False
-    required: Annotated[
-        Bool, About("Whether they must. Outside dev mode the server refuses to start with it: AUTH is not built yet.")
-    ] = False
-    datasource_type: Annotated[Words, About("Where the users are.")] = "sqlite"
-    datasource_name: Annotated[Words | None, About("The name of the datasource.")] = None
-    datasource_path: Annotated[Words, About("The file of the users.")] = "./elemta.db"
-    datasource_host: Annotated[Words | None, About("The database server.")] = None
-    datasource_port: Annotated[Port | None, About("The database server's port.")] = None
-    datasource_user: Annotated[Words | None, About("The database user.")] = None
-    datasource_pass: Annotated[
-        Words | None, Secret(), About("The database password; `datasource_pass_file` names a file that holds it.")
-    ] = field(default=None, repr=False)
-    datasource_db: Annotated[Words | None, About("The database.")] = None
-
-
-@frozen
-class LetsEncryptSection:
-    """Certificates by ACME, the original's keys; `letsencrypt` is the same section."""
-
-    enabled: Annotated[Bool, About("Whether certificates are fetched. Not built yet.")] = False
-    domain: Annotated[Domain | None, About("The domain of the certificate.")] = None
-    email: Annotated[Mailbox | None, About("Whom the authority may write to.")] = None
-    cache_dir: Annotated[Words, About("Where certificates are kept.")] = "./certs"
-    staging: Annotated[Bool, About("Whether the authority's staging service is asked.")] = False
-
-
-@frozen
-class TlsSection:
-    """TLS, the original's keys."""
-
-    enabled: Annotated[
-        Bool,
-        About("Whether TLS is served. Outside dev mode the server refuses to start with it: TLS is not built yet."),
-    ] = False
-    listen_addr: Annotated[ListenAddr, About("Where TLS is spoken from the first octet.")] = ":465"
-    cert_file: Annotated[Words | None, About("The certificate with its chain, PEM.")] = None
-    key_file: Annotated[Words | None, About("The private key, PEM.")] = None
-    lets_encrypt: LetsEncryptSection = LetsEncryptSection()
 
 
 def _system_hostname() -> str:

@@ -13,7 +13,8 @@ from elemta.config.listeners import asked_listeners, effective_listeners
 from elemta.config.load import Loaded
 from elemta.config.problems import ConfigError, Report
 from elemta.config.routes import check_routes, matches
-from elemta.config.sections import Config, ListenerSection, RouteSection, TlsMode, TlsSection, TransportName
+from elemta.config.sections import Config, ListenerSection, RouteSection, TransportName
+from elemta.config.tls import TlsMode, TlsSection
 from elemta.delivery.maildir import Template
 
 Configure = Callable[..., Loaded]

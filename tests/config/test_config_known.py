@@ -147,6 +147,8 @@ MOVED_VALUES = {
     "resources.max_connections_per_ip": ("limits.max_connections_per_address", 7),
     "session_timeout": ("timeouts.session_timeout", "7m"),
     "connect_timeout": ("timeouts.connect_timeout", 7),
+    "timeouts.auth_timeout": ("auth.timeout", 7),
+    "rate_limiter.auth_lockout_duration": ("auth.lockout", "7m"),
     "queue_workers": ("max_workers", 7),
     "queue_processor.workers": ("max_workers", 7),
     "tls.letsencrypt": ("tls.lets_encrypt", {"email": "a@example.com"}),

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from elemta.config.auth import AuthSection
 from elemta.config.document import Rank
 from elemta.config.listeners import effective_listeners
 from elemta.config.load import Loaded, load_config
 from elemta.config.problems import ConfigError
 from elemta.config.search import MOST_FILE_OCTETS, places
 from elemta.config.secrets import MOST_SECRET_OCTETS
-from elemta.config.sections import AuthSection, Config, TlsSection
+from elemta.config.sections import Config
+from elemta.config.tls import TlsSection
 
 Configure = Callable[..., Loaded]
 

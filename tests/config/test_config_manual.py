@@ -43,6 +43,10 @@ def test_every_variable_the_manual_speaks_of_is_one() -> None:
     spoken = set(re.findall(r"\bELEMTA_[A-Z_]+[A-Z]\b", MANUAL.read_text(encoding="utf-8")))
     services = {"ELEMTA_SERVICE_HOST", "ELEMTA_PORT"}
     assert spoken - services - {"ELEMTA_TEST"} <= RESERVED | set(variables())
-    assert {"ELEMTA_AUTH_DATASOURCE_PASS_FILE", "ELEMTA_STORAGE_DSN_FILE"} == {
-        name for name, path in variables().items() if path in secret_files()
-    }
+    assert {
+        "ELEMTA_AUTH_DATASOURCE_PASS_FILE",
+        "ELEMTA_AUTH_OAUTH_CLIENT_SECRET_FILE",
+        "ELEMTA_STORAGE_DSN_FILE",
+        "ELEMTA_TLS_LETS_ENCRYPT_DNS_KEY_SECRET_FILE",
+        "ELEMTA_TLS_LETS_ENCRYPT_EAB_HMAC_KEY_FILE",
+    } == {name for name, path in variables().items() if path in secret_files()}
