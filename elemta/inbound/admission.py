@@ -5,24 +5,13 @@ Overload is answered 421, never queued without limit (RFC 5321 §3.8).
 """
 
 from collections import Counter
-from ipaddress import ip_network
 
 from elemta.config.sections import LimitsSection
 from elemta.mail.reply import Reply
-
-#: One customer's usual share of the address space: a /24 of IPv4, a /64 of IPv6 (RFC 6177 §2 gives sites more).
-IPV4_NETWORK_BITS = 24
-IPV6_NETWORK_BITS = 64
+from elemta.net.networks import network_of
 
 TOO_MANY = Reply(421, "4.3.2", "too many connections, try again later")
 TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address, try again later")
-
-
-def network_of(host: str) -> str:
-    """The network that an IP address counts for; the host itself when it is no IP address (a unix peer)."""
-    if ":" in host:
-        return str(ip_network((host, IPV6_NETWORK_BITS), strict=False))
-    return host if host.startswith("/") else host.rpartition(".")[0]
 
 
 class Admission:

@@ -1,7 +1,8 @@
 """Bounds on connections, to the last one."""
 
 from elemta.config.sections import LimitsSection
-from elemta.inbound.admission import TOO_MANY, TOO_MANY_FROM_YOU, Admission, network_of
+from elemta.inbound.admission import TOO_MANY, TOO_MANY_FROM_YOU, Admission
+from elemta.net.networks import network_of
 
 
 def test_each_bound_refuses_the_one_beyond_it() -> None:
