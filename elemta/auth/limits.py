@@ -196,7 +196,8 @@ class Failures:
 
     def is_own_network(self, who: Who, now: float) -> bool:
         """Whether the user logged in from there within `KNOWN_SECONDS`."""
-        return now - self._known.get(who.user, {}).get(who.network, -KNOWN_SECONDS) < KNOWN_SECONDS
+        networks = self._known.get(who.user)
+        return networks is not None and now - networks.get(who.network, -KNOWN_SECONDS) < KNOWN_SECONDS
 
     def _counted(self, who: Who, now: float) -> list[tuple[Kind, str]]:
         own = self.is_own_network(who, now)
