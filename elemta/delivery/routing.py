@@ -10,7 +10,9 @@ import re
 from attrs import evolve, frozen
 
 from elemta.config.addresses import parse_domain
-from elemta.config.sections import Config, RouteSection, TransportName
+from elemta.config.sections import Config, RouteSection, RouteTls, TransportName
+from elemta.delivery.credentials import Login
+from elemta.delivery.tlspolicy import IN_CLEAR, TlsPolicy, policy_of
 from elemta.mail.address import Address
 from elemta.mail.envelope import Priority
 
@@ -18,6 +20,9 @@ from elemta.mail.envelope import Priority
 SMTP_PORT = 25
 #: Domains whose route is remembered, so that a lookup costs one dictionary access; about 100 octets each.
 CACHED_DOMAINS = 10_000
+
+#: RFC 8314 §7.3: where a server takes mail of its users over TLS from the first octet.
+IMPLICIT_TLS_PORT = 465
 
 #: RFC 5321 §4.1.3; whether the address inside is one was the grammar's to decide.
 _LITERAL = re.compile(r"\[[a-z0-9:.-]+\]\Z")
@@ -43,17 +48,34 @@ class Route:
     path: str = ""
     allow_private: bool = False
     priority: Priority | None = None
+    tls: TlsPolicy = IN_CLEAR
+    tls_name: str = ""
+    ca_file: str = ""
+    login: Login | None = None
 
     def destination(self, domain: str) -> str:
-        """The key of the next hop: what shares bounds, connections and attempts."""
+        """The key of the next hop: what shares bounds, connections and attempts.
+
+        Who logs in, or how the host is known, is part of it: recipients of one key go in one transaction.
+        """
         name = self.transport.value
         if self.transport is TransportName.MX:
             return f"{name}:{domain}"
         if self.path:
             return f"{name}:{self.path}"
         if self.host:
-            return f"{name}:{self.host}:{self.port}"
+            user = "" if self.login is None else f"{self.login.username}@"
+            return f"{name}:{user}{self.host}:{self.port}{self._asked_tls}"
         return name
+
+    @property
+    def _asked_tls(self) -> str:
+        """What is asked of the host beyond the usual, for its key."""
+        usual = RouteTls.MAY if self.login is None else RouteTls.VERIFY
+        words = [] if self.tls.demand is usual else [self.tls.demand.value]
+        words += ["implicit"] if self.tls.implicit else []
+        words += [self.tls_name] if self.tls_name else []
+        return "".join(f"/{word}" for word in words)
 
     @property
     def way(self) -> "Route":
@@ -62,7 +84,7 @@ class Route:
 
 
 #: Where mail goes that no route speaks of: to the hosts that its domain names.
-BY_MX = Route(TransportName.MX, port=SMTP_PORT)
+BY_MX = Route(TransportName.MX, port=SMTP_PORT, tls=TlsPolicy(RouteTls.MAY))
 #: Where all mail goes in dev mode.
 TO_INBOX = Route(TransportName.INBOX)
 
@@ -75,15 +97,34 @@ def parse_priority(name: str) -> Priority:
         raise ValueError(f"{name!r} is no priority: low, normal, high or critical") from None
 
 
+#: The transports that connect to hosts, and so may speak TLS.
+_CONNECTS = frozenset({TransportName.MX, TransportName.SMTP, TransportName.LMTP})
+
+
+def _default_port(section: RouteSection) -> int:
+    if section.transport not in (TransportName.MX, TransportName.SMTP):
+        return 0
+    return IMPLICIT_TLS_PORT if section.implicit_tls else SMTP_PORT
+
+
+def _login(section: RouteSection) -> Login | None:
+    if section.username is None or section.password is None:
+        return None
+    return Login(section.username, section.password, unverified=section.auth_unverified)
+
+
 def _route(section: RouteSection) -> Route:
-    takes_port = section.transport in (TransportName.MX, TransportName.SMTP)
     return Route(
         transport=section.transport,
         host=(section.host or "").lower(),
-        port=section.port or (SMTP_PORT if takes_port else 0),
+        port=section.port or _default_port(section),
         path=section.path or "",
         allow_private=section.allow_private,
         priority=None if section.priority is None else parse_priority(section.priority),
+        tls=policy_of(section) if section.transport in _CONNECTS else IN_CLEAR,
+        tls_name=section.tls_name or "",
+        ca_file=section.tls_ca_file or "",
+        login=_login(section),
     )
 
 

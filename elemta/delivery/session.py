@@ -1,11 +1,12 @@
 """One connection to a host with the client machine on it.
 
-What is not here: which host is tried (`delivery.smtp`), how long a connection is kept (`delivery.pool`).
+What is not here: which host is tried (`delivery.smtp`), how a connection comes to its first mail (`delivery.opening`:
+STARTTLS, AUTH), how long it is kept (`delivery.pool`).
 Deadlines are one cancel scope for an attempt at one host, moved from reply to reply (`Watch`): RFC 5321 §4.5.3.2 has
 a time for each. Failures raised: `SessionFailed`; `AttemptStopped` when the gate closed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Final
 
 import trio
@@ -13,15 +14,19 @@ from attrs import field, frozen
 
 from elemta.config.sections import TimeoutsSection
 from elemta.delivery.base import AttemptStopped, Content, Gate
+from elemta.delivery.clienttls import ClientTls, Trust
+from elemta.delivery.credentials import Login
 from elemta.delivery.hops import Hop
+from elemta.delivery.tlspolicy import IN_CLEAR, TlsPolicy
 from elemta.mail.outcome import Peer
 from elemta.mail.reply import Reply
-from elemta.net.base import Network, Stream
+from elemta.net.base import Stream
 from elemta.smtp.client import ClientMachine
 from elemta.smtp.client_commands import Transaction
 from elemta.smtp.client_events import CLIENT_NEEDS_DATA, Awaited, ClientEvent, ContentWanted, Ended, Ready, Settled
 from elemta.smtp.replies import RemoteProtocolError
 from elemta.smtp.stuffing import BareNewline, DotStuffer
+from elemta.tls.stream import TlsStream
 
 #: Octets of content read, stuffed, and sent at a time: a hundred deliveries hold fifty megabytes so, and a thread
 #: hop for each piece is under a tenth of what sending it costs.
@@ -34,16 +39,25 @@ SLACK_SECONDS: Final = 1.0
 QUIT_SECONDS: Final = 2.0
 
 
-class SessionFailed(Exception):
-    """Nothing more is to be had from this connection. `reply` is what the host said, or ours for what it did."""
+#: Seconds for a handshake, where nothing else is said: as for the clients of our own listeners (`tls`).
+HANDSHAKE_SECONDS: Final = 30.0
 
-    def __init__(self, reply: Reply) -> None:
+
+class SessionFailed(Exception):
+    """Nothing more is to be had from this connection. `reply` is what the host said, or ours for what it did.
+
+    `is_final` says whether it is about the mail, and so for good; None leaves it to the reply.
+    """
+
+    def __init__(self, reply: Reply, *, is_final: bool | None = None) -> None:
         super().__init__(str(reply))
         self.reply = reply
+        self.is_final = is_final
 
 
-def _patience(timeouts: TimeoutsSection) -> Mapping[Awaited, float]:
+def _patience(timeouts: TimeoutsSection, handshake: float) -> Mapping[Awaited, float]:
     return {
+        Awaited.HANDSHAKE: handshake,
         Awaited.GREETING: timeouts.greeting_timeout,
         Awaited.HELLO: timeouts.greeting_timeout,
         Awaited.HELO: timeouts.greeting_timeout,
@@ -62,8 +76,27 @@ def _patience(timeouts: TimeoutsSection) -> Mapping[Awaited, float]:
 
 
 @frozen(eq=False)
+class ClientSecurity:
+    """What a route asks of a connection before its first mail. `tls` is needed by every policy but `IN_CLEAR`, by
+    every login; `tls_name` is what certificates hold instead of the host's name, `ca_file` whom they are trusted by.
+    """
+
+    policy: TlsPolicy = IN_CLEAR
+    tls: ClientTls | None = None
+    tls_name: str = ""
+    ca_file: str = ""
+    login: Login | None = None
+
+    @property
+    def trust(self) -> Trust:
+        """Which certificates are taken."""
+        policy = self.policy
+        return Trust(policy.verifies, opportunistic=not policy.insists, ca_file=self.ca_file)
+
+
+@frozen(eq=False)
 class ClientOptions:
-    """How this server speaks to others. `hostname` is what EHLO says.
+    """How this server speaks to others. `hostname` is what EHLO says, `handshake_timeout` is seconds.
 
     Connections are reused within one `route` only: another route may want another TLS policy or other credentials.
     """
@@ -71,13 +104,15 @@ class ClientOptions:
     hostname: str
     timeouts: TimeoutsSection
     lmtp: bool = False
-    route: str = ""
+    route: Hashable = field(default="", repr=False)
+    security: ClientSecurity = ClientSecurity()
+    handshake_timeout: float = HANDSHAKE_SECONDS
     #: Seconds to wait for each reply.
     patience: Mapping[Awaited, float] = field(init=False, repr=False)
 
     @patience.default
     def _default_patience(self) -> Mapping[Awaited, float]:
-        return _patience(self.timeouts)
+        return _patience(self.timeouts, self.handshake_timeout)
 
 
 class Watch:
@@ -104,6 +139,8 @@ class Watch:
 
 
 def _doing(awaited: Awaited) -> str:
+    if awaited is Awaited.HANDSHAKE:
+        return "in the TLS handshake"
     return "while connecting" if awaited is Awaited.NOTHING else f"waiting for the reply to {awaited.value}"
 
 
@@ -112,9 +149,14 @@ class Session:
 
     def __init__(self, hop: Hop, stream: Stream, options: ClientOptions) -> None:
         self.hop = hop
-        self.peer = Peer(host=hop.host, address=str(hop.endpoint))
-        self.machine = ClientMachine(options.hostname, lmtp=options.lmtp, peer=self.peer)
+        #: Whether the host's certificate was checked.
+        self.verified = isinstance(stream, TlsStream) and options.security.policy.verifies
+        self.peer = self._peer_over(stream)
+        secure = isinstance(stream, TlsStream)
+        self.machine = ClientMachine(options.hostname, lmtp=options.lmtp, peer=self.peer, secure=secure)
         self.opened_at = trio.current_time()
+        #: Why there is no TLS though the host offered it; empty otherwise.
+        self.missed_tls = ""
         #: Mails that were settled here.
         self.mails = 0
         #: What it may be reused for.
@@ -122,11 +164,29 @@ class Session:
         self._options = options
         self._stream = stream
 
+    def _peer_over(self, stream: Stream) -> Peer:
+        tls = ""
+        if isinstance(stream, TlsStream):
+            tls = f"{stream.facts.version} {stream.facts.cipher}{' verified' if self.verified else ''}"
+        return Peer(host=self.hop.host, address=str(self.hop.endpoint), tls=tls)
+
     async def greet(self, watch: Watch) -> None:
-        """Wait for the greeting, say EHLO. Raises `SessionFailed`."""
-        event = await self._next_event(watch)
+        """Wait for the greeting and the answer to EHLO, or for the latter alone. Raises `SessionFailed`."""
+        event = await self.next_event(watch)
         if not isinstance(event, Ready):
-            raise _failure(event)
+            raise failure_of(event)
+
+    @property
+    def stream(self) -> Stream:
+        """The stream below, for a handshake."""
+        return self._stream
+
+    def secure(self, stream: TlsStream, *, verified: bool) -> None:
+        """Go on over TLS; the machine forgets what it heard, and says EHLO again."""
+        self._stream = stream
+        self.verified = verified
+        self.peer = self._peer_over(stream)
+        self.machine.tls_started(self.peer)
 
     async def transact(self, transaction: Transaction, content: Content, *, gate: Gate, watch: Watch) -> Settled:
         """Send one mail. Raises `SessionFailed`, and `AttemptStopped` when the gate closed before the final dot.
@@ -134,12 +194,12 @@ class Session:
         After any failure, `machine.conclude` tells what it means for the recipients.
         """
         self.machine.begin(transaction)
-        event = await self._next_event(watch)
+        event = await self.next_event(watch)
         if isinstance(event, ContentWanted):
             await self._send_content(content, gate, watch=watch)
-            event = await self._next_event(watch)
+            event = await self.next_event(watch)
         if not isinstance(event, Settled):
-            raise _failure(event)
+            raise failure_of(event)
         self.mails += 1
         return event
 
@@ -169,7 +229,8 @@ class Session:
             if not await self._send(wire) or offset >= size:
                 return  # the reply tells the rest
 
-    async def _next_event(self, watch: Watch) -> ClientEvent:
+    async def next_event(self, watch: Watch) -> ClientEvent:
+        """Send what is to be sent, wait for the machine's next event. Raises `SessionFailed`."""
         machine = self.machine
         patience = self._options.patience
         seen = -1
@@ -207,7 +268,7 @@ class Session:
         try:
             with watch.scope:
                 self.machine.quit()
-                await self._next_event(watch)
+                await self.next_event(watch)
                 await self._stream.aclose()
         except (SessionFailed, trio.BrokenResourceError):
             pass  # whoever hangs up first has the last word
@@ -227,35 +288,21 @@ def _stuffed(stuffer: DotStuffer, piece: bytes, *, last: bool) -> bytes:
         raise SessionFailed(Reply(554, "5.6.0", str(error))) from error
 
 
-#: Route, LMTP or not, address: sessions with the same key may stand in for each other.
-PoolKey = tuple[str, bool, Hop]
+#: Route, LMTP or not, certificate checked or not, address: sessions with the same key may stand in for each other.
+PoolKey = tuple[Hashable, bool, bool, Hop]
 
 
 def pool_key(hop: Hop, options: ClientOptions) -> PoolKey:
     """The key of a session with this host."""
-    return (options.route, options.lmtp, hop)
-
-
-async def open_session(hop: Hop, network: Network, *, options: ClientOptions, watch: Watch) -> Session:
-    """Connect and greet. Raises `SessionFailed`; leaves nothing open when it raises or is cancelled."""
-    try:
-        stream = await network.connect(hop.endpoint)
-    except OSError as error:
-        raise SessionFailed(Reply(451, "4.4.1", f"cannot connect: {error.strerror or error}")) from error
-    session = Session(hop, stream, options)
-    try:
-        await session.greet(watch)
-    except BaseException:
-        session.abort()
-        raise
-    return session
+    return (options.route, options.lmtp, options.security.policy.verifies, hop)
 
 
 def _lost(awaited: Awaited) -> SessionFailed:
     return SessionFailed(Reply(451, "4.4.2", f"connection lost {_doing(awaited)}"))
 
 
-def _failure(event: ClientEvent) -> SessionFailed:
+def failure_of(event: ClientEvent) -> SessionFailed:
+    """What an event other than the expected one comes to: the end of the session."""
     assert isinstance(event, Ended), event
     if event.reply is not None:
         return SessionFailed(event.reply)

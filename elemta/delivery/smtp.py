@@ -1,8 +1,8 @@
 """The transport that gives mails to other hosts by SMTP or LMTP.
 
-What is not here: where the hosts come from (`delivery.hops`), one connection (`delivery.session`), their reuse
-(`delivery.pool`). Hosts are tried in order until one of them decides about every recipient: RFC 5321 §5.1. Failures
-raised: `AttemptStopped`; whatever a host does is an outcome.
+What is not here: where the hosts come from (`delivery.hops`), one connection (`delivery.opening`, `delivery.session`),
+their reuse (`delivery.pool`). Hosts are tried in order until one of them decides about every recipient: RFC 5321 §5.1.
+Failures raised: `AttemptStopped`; whatever a host does is an outcome.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from structlog.typing import FilteringBoundLogger
 from elemta.delivery.base import AttemptStopped, Content, Job
 from elemta.delivery.conversion import header_is_ascii, to_seven_bit
 from elemta.delivery.hops import Hop, HopFinder
+from elemta.delivery.opening import LoginRefused, open_session
 from elemta.delivery.pool import ConnectionPool
-from elemta.delivery.session import ClientOptions, Session, SessionFailed, Watch, open_session, pool_key
+from elemta.delivery.session import ClientOptions, Session, SessionFailed, Watch, pool_key
+from elemta.delivery.tlspolicy import policy_for, requiretls_refusal
 from elemta.mail.envelope import Envelope
 from elemta.mail.outcome import Deferred, Failed, Outcome, Peer
 from elemta.mail.reply import Reply
@@ -84,6 +86,7 @@ class _Attempt:
         self._transport = transport
         self._job = job
         self._hops = hops
+        self._options = _options_for(job.envelope, transport.options)
         #: Indexes of the recipients without an outcome, in this transaction.
         self._pending: list[int] = []
         #: What the hosts said or did that decided nothing.
@@ -106,9 +109,8 @@ class _Attempt:
 
     async def _over_kept_connection(self) -> Sequence[Hop]:
         """Try an idle connection to any of the hosts, the preferred first. The hosts still to be tried."""
-        pool, options = self._transport.pool, self._transport.options
         for hop in self._hops:
-            session = pool.take(pool_key(hop, options))
+            session = self._kept_session(hop)
             if session is None:
                 continue
             if not await self._try(hop, session):
@@ -116,6 +118,13 @@ class _Attempt:
                 return self._hops
             return [other for other in self._hops if other is not hop] if self._pending else ()
         return self._hops
+
+    def _kept_session(self, hop: Hop) -> Session | None:
+        """An idle session; one whose certificate was checked for a mail with REQUIRETLS serves the others as well."""
+        pool = self._transport.pool
+        route, lmtp, verifies, _ = key = pool_key(hop, self._options)
+        session = pool.take(key)
+        return pool.take((route, lmtp, True, hop)) if session is None and not verifies else session
 
     async def _try(self, hop: Hop, session: Session | None) -> bool:
         """Try one host, over `session` or a fresh connection.
@@ -126,12 +135,11 @@ class _Attempt:
         kept = session is not None
         failure: SessionFailed | None = None
         awaited = Awaited.MAIL if kept else Awaited.NOTHING
-        watch = Watch(awaited, self._transport.options.patience[awaited])
+        watch = Watch(awaited, self._options.patience[awaited])
         try:
             with watch.scope:
                 if session is None:
-                    transport = self._transport
-                    session = await open_session(hop, transport.network, options=transport.options, watch=watch)
+                    session = await self._open(hop, watch)
                 await self._transact(session, watch)
         except SessionFailed as error:
             failure = error
@@ -151,10 +159,28 @@ class _Attempt:
             session.abort()
         if self._pending and kept and not timed_out:
             return False
-        peer = Peer(hop.host, str(hop.endpoint))
-        is_final = failure.reply.is_permanent and watch.awaited is not Awaited.GREETING
+        peer = Peer(hop.host, str(hop.endpoint)) if session is None else session.peer
+        is_final = failure.is_final
+        if is_final is None:
+            is_final = failure.reply.is_permanent and watch.awaited is not Awaited.GREETING
         self._failures.append((Failed if is_final else Deferred)(failure.reply, peer))
         return True
+
+    async def _open(self, hop: Hop, watch: Watch) -> Session:
+        """A fresh connection; what the operator should know of it is logged. Raises `SessionFailed`."""
+        log = self._transport.log
+        about = {"queue_id": self._job.id, "host": hop.host, "address": str(hop.endpoint)}
+        try:
+            session = await open_session(hop, self._transport.network, options=self._options, watch=watch)
+        except LoginRefused as error:
+            login = self._options.security.login
+            assert login is not None
+            mend = "see username and password of the route; its mail waits in the queue"
+            log.error("delivery.login_refused", **about, username=login.username, reply=str(error.reply), mend=mend)
+            raise
+        if session.missed_tls:
+            log.info("delivery.tls_missed", **about, reason=session.missed_tls)
+        return session
 
     async def _transact(self, session: Session, watch: Watch) -> None:
         offered = session.machine.offered
@@ -164,6 +190,11 @@ class _Attempt:
         if not offered.smtputf8:
             self._refuse_unicode_recipients(session)
             if not self._pending:
+                return
+        if not self._options.lmtp:  # what LMTP hands over has arrived: REQUIRETLS ends there, RFC 8689 §4.4
+            tls_refusal = requiretls_refusal(self._job.envelope, offered, verified=session.verified)
+            if tls_refusal is not None:  # RFC 8689 §4.2.1: the next host may do better
+                self._failures.append(Failed(tls_refusal.reply, session.peer))
                 return
         transaction = Transaction(self._envelope(), content.size, content.eight_bit)
         refusal = objection(transaction, offered, unicode_header=await self._needs_unicode(content, offered))
@@ -212,6 +243,14 @@ class _Attempt:
             else:
                 self.outcomes[index] = outcome
         self._pending = left
+
+
+def _options_for(envelope: Envelope, options: ClientOptions) -> ClientOptions:
+    """The route's options, stricter for a mail with REQUIRETLS."""
+    if not envelope.require_tls or options.lmtp:
+        return options
+    policy = policy_for(options.security.policy, envelope)
+    return attrs.evolve(options, security=attrs.evolve(options.security, policy=policy))
 
 
 def _verdict(failures: Sequence[Outcome]) -> Outcome:

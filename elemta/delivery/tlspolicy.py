@@ -120,15 +120,15 @@ def after_refusal(policy: TlsPolicy, reply: Reply) -> Step | Refusal:
     return Refusal(Reply(451, "4.7.4", f"TLS is required, but the host refused STARTTLS: {reply}"))
 
 
-def after_failure(policy: TlsPolicy, says: str) -> Step | Refusal:
-    """What follows from a handshake that failed, a bad certificate included; `says` is why.
+def after_failure(policy: TlsPolicy, says: str, *, certificate: bool) -> Step | Refusal:
+    """What follows from a handshake that failed; `says` is why, `certificate` whether we did not believe the host's.
 
     Never anything over the same connection. A port of implicit TLS speaks nothing else, so there is no second try.
     """
     if not policy.insists and policy.opening is Opening.STARTTLS:
         return Step.RECONNECT
     if policy.for_sender:
-        return _for_sender(says, is_final=True)
+        return _for_sender(says, is_final=certificate)
     needed = "a verified TLS connection" if policy.verifies else "TLS"
     return Refusal(Reply(451, "4.7.5", f"{needed} is required, but {says}"))
 
@@ -144,12 +144,12 @@ def requiretls_refusal(envelope: Envelope, offered: Capabilities, *, verified: b
     return Refusal(_NO_REQUIRETLS if verified else _NO_STARTTLS_FOR_SENDER, is_final=True)
 
 
-def login_refusal(policy: TlsPolicy, *, encrypted: bool, local: bool, unverified: bool) -> Refusal | None:
+def login_refusal(*, encrypted: bool, verified: bool, local: bool, unverified: bool) -> Refusal | None:
     """Why the password must not be sent over this session. `unverified` is the route's say.
 
     What stays on this machine (`local`: loopback, a unix socket) nobody else hears.
     """
-    if unverified or local or (encrypted and policy.verifies):
+    if unverified or local or (encrypted and verified):
         return None
     what = "the host's certificate was not verified" if encrypted else "the connection is not encrypted"
     says = f"the password is not sent: {what}; see tls and auth_unverified of the route"

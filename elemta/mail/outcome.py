@@ -5,17 +5,22 @@ What is not here: what follows from it (`queue.schedule` decides on retries, `qu
 
 import enum
 
-from attrs import frozen
+from attrs import field, frozen
 
 from elemta.mail.reply import Reply
 
 
 @frozen
 class Peer:
-    """The host that was spoken to: its name as routing found it, its address and port as text. Both may be empty."""
+    """The host that was spoken to: its name as routing found it, its address and port as text. Both may be empty.
+
+    `tls` is for the log: version, cipher, `verified` where the certificate was checked; empty in clear. The history
+    does not keep it.
+    """
 
     host: str = ""
     address: str = ""
+    tls: str = field(default="", eq=False)
 
 
 NO_PEER = Peer()

@@ -46,6 +46,8 @@ class Recorder:
             "address": attempt.peer.address,
             "seconds": round(attempt.duration, 4),
         }
+        if attempt.peer.tls:
+            event["tls"] = attempt.peer.tls
         if mail.origin_id != mail.id:
             event["origin_id"] = mail.origin_id
         if result is AttemptResult.DELIVERED:

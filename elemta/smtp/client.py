@@ -81,13 +81,13 @@ class ClientMachine:
     `hostname` is what EHLO says, `peer` goes into the outcomes.
     """
 
-    def __init__(self, hostname: str, *, lmtp: bool = False, peer: Peer = NO_PEER) -> None:
+    def __init__(self, hostname: str, *, lmtp: bool = False, peer: Peer = NO_PEER, secure: bool = False) -> None:
         self.state = ClientState.OPENING
         self.offered = Capabilities()
         #: Replies taken so far: when it grows, the deadline of the next one begins.
         self.replies = 0
-        #: True from `tls_started` on.
-        self.secure = False
+        #: True from `tls_started` on, or from the beginning where TLS came first.
+        self.secure = secure
         self._hostname = hostname
         self._lmtp = lmtp
         self._peer = peer
@@ -204,9 +204,13 @@ class ClientMachine:
         self.state = ClientState.TLS_ASKED
         self._send((Awaited.STARTTLS, "STARTTLS"))
 
-    def tls_started(self) -> None:
-        """The handshake is done: everything learnt before it is forgotten (RFC 3207 §4.2), EHLO is said again."""
+    def tls_started(self, peer: Peer | None = None) -> None:
+        """The handshake is done: everything learnt before it is forgotten (RFC 3207 §4.2), EHLO is said again.
+
+        `peer` goes into the outcomes from now on.
+        """
         self._require(ClientState.TLS_HANDSHAKE)
+        self._peer = peer or self._peer
         self._reader.clear()
         self.offered = Capabilities()
         self.secure = True

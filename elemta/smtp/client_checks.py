@@ -1,7 +1,8 @@
 """What a host must offer before a mail is given to it.
 
-What is not here: how the commands are written (`smtp.client_commands`), or the conversion of 8-bit content
-(`delivery.conversion`). Failures raised: none; an objection is a reply, as if the host itself had refused.
+What is not here: how the commands are written (`smtp.client_commands`), the conversion of 8-bit content
+(`delivery.conversion`), or REQUIRETLS, which asks more than an offer (`delivery.tlspolicy`). Failures raised: none; an
+objection is a reply, as if the host itself had refused.
 """
 
 from typing import Final
@@ -10,10 +11,6 @@ from elemta.mail.address import Address
 from elemta.mail.reply import Reply
 from elemta.smtp.client_commands import Capabilities, Transaction
 
-#: RFC 8689 §4.2.1: a mail sent with REQUIRETLS goes to no host that does not offer it.
-_NO_REQUIRETLS: Final = Reply(
-    550, "5.7.30", "the mail requires TLS to its recipient, and the next host has no REQUIRETLS"
-)
 #: RFC 6531 §3.5, X.6.7.
 _NO_SMTPUTF8_ADDRESS: Final = Reply(553, "5.6.7", "the address is not ASCII, and the next host has no SMTPUTF8")
 _NO_SMTPUTF8_HEADER: Final = Reply(550, "5.6.7", "the header is not ASCII, and the next host has no SMTPUTF8")
@@ -30,8 +27,6 @@ def objection(transaction: Transaction, offered: Capabilities, *, unicode_header
     if offered.size_limit is not None and transaction.size > offered.size_limit:
         text = f"the mail has {transaction.size} octets, the next host takes {offered.size_limit}"
         return Reply(552, "5.3.4", text)
-    if envelope.require_tls and not offered.require_tls:
-        return _NO_REQUIRETLS
     if not offered.smtputf8:
         if envelope.reverse_path is not None and not envelope.reverse_path.is_ascii:
             return _NO_SMTPUTF8_ADDRESS

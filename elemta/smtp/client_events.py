@@ -20,6 +20,8 @@ class Awaited(enum.Enum):
     #: HELO after a refused EHLO, RFC 5321 §3.2.
     HELO = "HELO"
     STARTTLS = "STARTTLS"
+    #: No reply: the TLS handshake is under way.
+    HANDSHAKE = "the TLS handshake"
     AUTH = "AUTH"
     RSET = "RSET"
     MAIL = "MAIL"

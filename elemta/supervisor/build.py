@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config, ListenerSection, TransportName
+from elemta.delivery.clienttls import ClientTls
 from elemta.delivery.inbox import InboxStore
 from elemta.delivery.local import LocalRecipients, RecipientList
 from elemta.delivery.maildir import Maildirs
@@ -115,7 +116,8 @@ def build_server(config: Config, world: World, stores: Stores, *, bound: Sequenc
         inbox=stores.inbox,
         listed=listed,
         pool=pool,
-        client=ClientOptions(hostname=config.hostname, timeouts=config.timeouts),
+        client=ClientOptions(config.hostname, config.timeouts, handshake_timeout=config.tls.handshake_timeout),
+        tls=ClientTls(world.runtime.threads),
         ourselves=_ourselves(config, bound),
         log=watch.log,
     )

@@ -8,6 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.config.sections import TransportName
 from elemta.delivery.base import Transport
+from elemta.delivery.clienttls import ClientTls
 from elemta.delivery.discard import DiscardTransport
 from elemta.delivery.hops import HopFinder
 from elemta.delivery.inbox import InboxStore, InboxTransport
@@ -17,7 +18,7 @@ from elemta.delivery.maildir import MaildirTransport
 from elemta.delivery.mx import MxFinder, Ourselves
 from elemta.delivery.pool import ConnectionPool
 from elemta.delivery.routing import Route
-from elemta.delivery.session import ClientOptions
+from elemta.delivery.session import ClientOptions, ClientSecurity
 from elemta.delivery.smarthost import smarthost
 from elemta.delivery.smtp import SmtpTransport
 from elemta.net.base import Network
@@ -36,6 +37,7 @@ class Workbench:
     listed: RecipientList
     pool: ConnectionPool
     client: ClientOptions
+    tls: ClientTls
     ourselves: Ourselves
     log: FilteringBoundLogger
 
@@ -57,8 +59,9 @@ def make_transport(route: Route, bench: Workbench) -> Transport:
             return _smtp(route, bench, smarthost(route.host, route.port, bench.resolver))
         case TransportName.LMTP:
             finder = unix_hops(route.path) if route.path else tcp_hops(route.host, route.port or None, bench.resolver)
-            options = evolve(bench.client, route=str(route))
-            return lmtp_transport(finder, bench.network, pool=bench.pool, options=options, log=bench.log)
+            return lmtp_transport(
+                finder, bench.network, pool=bench.pool, options=_options(route, bench), log=bench.log
+            )
         case TransportName.MAILDIR:
             return MaildirTransport(
                 route.path,
@@ -75,5 +78,9 @@ def make_transport(route: Route, bench: Workbench) -> Transport:
 
 
 def _smtp(route: Route, bench: Workbench, finder: HopFinder) -> SmtpTransport:
-    options = evolve(bench.client, route=str(route))
-    return SmtpTransport(finder, bench.network, pool=bench.pool, options=options, log=bench.log)
+    return SmtpTransport(finder, bench.network, pool=bench.pool, options=_options(route, bench), log=bench.log)
+
+
+def _options(route: Route, bench: Workbench) -> ClientOptions:
+    security = ClientSecurity(route.tls, bench.tls, route.tls_name, route.ca_file, route.login)
+    return evolve(bench.client, route=route, security=security)

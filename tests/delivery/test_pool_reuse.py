@@ -5,8 +5,9 @@ import trio
 import trio.testing
 
 from elemta.config.sections import TimeoutsSection
+from elemta.delivery.opening import open_session
 from elemta.delivery.pool import IDLE_SECONDS, ConnectionPool
-from elemta.delivery.session import QUIT_SECONDS, ClientOptions, Session, Watch, open_session, pool_key
+from elemta.delivery.session import QUIT_SECONDS, ClientOptions, Session, Watch, pool_key
 from elemta.mail.outcome import Deferred, Delivered
 from elemta.smtp.client_events import Awaited
 from tests.delivery.jobs import attempt

@@ -127,8 +127,6 @@ def test_xtext_comes_back_the_same(value: str) -> None:
         ({"envelope": attrs.evolve(ENVELOPE, reverse_path=UNICODE)}, EVERYTHING, False, None),
         ({}, Capabilities(), True, (550, "5.6.7")),
         ({}, EVERYTHING, True, None),
-        ({"envelope": attrs.evolve(ENVELOPE, require_tls=True)}, Capabilities(), False, (550, "5.7.30")),
-        ({"envelope": attrs.evolve(ENVELOPE, require_tls=True)}, EVERYTHING, False, None),
     ],
 )
 def test_objections(
