@@ -36,6 +36,8 @@ class Facts:
 
     #: Whether there is a file of this name.
     exists: Callable[[str], bool]
+    #: Why a file of certificate authorities cannot be used, empty where it can; see `config.authorities`.
+    authorities: Callable[[str], str] = lambda _: ""
 
 
 def check(config: Config, report: Report, *, facts: Facts, broken: frozenset[str]) -> None:
@@ -221,8 +223,8 @@ def missing_tls_files(tls: TlsSection, exists: Callable[[str], bool]) -> tuple[s
     return tuple(key for key, name in named.items() if name is None or not exists(name))
 
 
-def _routes(config: Config, report: Report, _: Facts) -> None:
-    check_routes(config.routes, report)
+def _routes(config: Config, report: Report, facts: Facts) -> None:
+    check_routes(config.routes, report, authorities=facts.authorities)
 
 
 def _local_domains(config: Config, report: Report, _: Facts) -> None:

@@ -97,17 +97,16 @@ class Document:
     def put(self, path: Path, value: object, *, origin: Origin) -> None:
         """Write `value` over what is at `path`; objects on the way are made.
 
-        Where something else stands on the way nothing is written: that is a problem of its own, found later.
+        Where something else stands on the way nothing is written: that is a problem of its own, found later. Elements
+        of lists are not made.
         """
         self.pop(path)
-        parent = self.tree
+        parent: object = self.tree
         for step in path[:-1]:
-            below = parent.setdefault(str(step), {})
-            if not isinstance(below, dict):
-                return
-            parent = below
-        parent[str(path[-1])] = value
-        self.origins[path] = origin
+            parent = parent.setdefault(str(step), {}) if isinstance(parent, dict) else _element(parent, step)
+        if isinstance(parent, dict):
+            parent[str(path[-1])] = value
+            self.origins[path] = origin
 
     def pop(self, path: Path) -> object | None:
         """Remove the key at `path` with all below it; its value, or None where nothing was."""
@@ -128,6 +127,11 @@ class Document:
         self.put(target, value, origin=moved[target])
         if self.has(target):
             self.origins.update(moved)
+
+
+def _element(parent: object, step: str | int) -> object:
+    in_list = isinstance(parent, list) and isinstance(step, int) and step < len(parent)
+    return parent[step] if in_list else None  # type: ignore[index]  # as just asked
 
 
 def read_document(text: str, name: str) -> Document:

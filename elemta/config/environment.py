@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import cache
 
 from elemta.config.document import Document, Origin, Path, Rank
-from elemta.config.keys import Key, Shape, all_keys, secret_files
+from elemta.config.keys import Key, Shape, all_keys, describe_at, secret_files
 from elemta.config.kinds import Flag, Unfit
 from elemta.config.known import FOREIGN_VARIABLES, MOVED, known_keys
-from elemta.config.problems import Notice, Problem, Report, describe, did_you_mean
+from elemta.config.problems import Notice, Problem, Report, did_you_mean
 
 PREFIX = "ELEMTA_"
 
@@ -80,7 +80,7 @@ def _apply(report: Report, path: Path, *, key: Key | None, name: str, text: str)
             value = decode(text, key.shape)
         except Unfit as error:
             document.put(path, text, origin=origin)  # so that the report names this variable
-            found = "a secret" if key.secret else describe(text)
+            found = describe_at(path, text)
             report.error(path, f"found {found}, expected {error.expected}. {error.advice}".rstrip())
             document.pop(path)
             return

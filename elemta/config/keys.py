@@ -14,7 +14,11 @@ from attrs import frozen
 
 from elemta.config.document import Path
 from elemta.config.kinds import About, Flag, Kind, Secret, Text
+from elemta.config.problems import describe
 from elemta.config.sections import Config
+
+#: Stands in a path for every index of a list.
+EACH = -1
 
 
 @frozen
@@ -102,8 +106,51 @@ def all_keys() -> tuple[Key, ...]:
 
 @cache
 def secret_files() -> dict[Path, Path]:
-    """The keys that name a file with a secret, each with the key of the secret."""
-    return {(*key.path[:-1], f"{key.path[-1]}_file"): key.path for key in all_keys() if key.secret}
+    """The keys that name a file with a secret, each with the key of the secret; those inside lists apart."""
+    return {_file_of(key.path): key.path for key in all_keys() if key.secret}
+
+
+@cache
+def listed_secrets() -> tuple[Path, ...]:
+    """The secrets inside lists, with `EACH` for an index: `("routes", EACH, "password")`."""
+    return tuple(_secrets_of_elements(Config, ()))
+
+
+def _secrets_of_elements(section: type[Any], path: Path) -> Iterator[Path]:
+    for key in keys_of(section, path):
+        if key.secret and EACH in path:
+            yield key.path
+        if key.shape.item is not None and key.shape.item.section is not None:
+            yield from _secrets_of_elements(key.shape.item.section, (*key.path, EACH))
+
+
+@cache
+def listed_secret_files() -> dict[Path, Path]:
+    """As `secret_files`, for the secrets inside lists."""
+    return {_file_of(path): path for path in listed_secrets()}
+
+
+def _file_of(secret: Path) -> Path:
+    return (*secret[:-1], f"{secret[-1]}_file")
+
+
+@cache
+def _secrets() -> frozenset[Path]:
+    return frozenset((*(key.path for key in all_keys() if key.secret), *listed_secrets()))
+
+
+def is_secret(path: Path) -> bool:
+    """Whether the key at `path` is secret, be it inside a list."""
+    return tuple(EACH if isinstance(step, int) else step for step in path) in _secrets()
+
+
+def describe_at(path: Path, value: object) -> str:
+    """Say what stands at `path`, in a few words that show no secret."""
+    if is_secret(path):
+        return "a secret"
+    if isinstance(value, str) and any(secret[: len(path)] == path for secret in listed_secrets()):
+        return "a text"  # a list as a text, with what its elements hold
+    return describe(value)
 
 
 def expected_at(path: Path) -> str:

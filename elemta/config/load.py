@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 
 from attrs import frozen
 
+from elemta.config.authorities import trouble_with_authorities
 from elemta.config.checks import Facts, check
 from elemta.config.document import (
     Document,
@@ -21,9 +22,9 @@ from elemta.config.document import (
     read_document,
 )
 from elemta.config.environment import apply_environment
-from elemta.config.keys import all_keys, expected_at, secret_files
+from elemta.config.keys import EACH, all_keys, describe_at, expected_at, listed_secret_files, secret_files
 from elemta.config.known import known_keys, known_sections
-from elemta.config.problems import ConfigError, Notice, Problem, Report, describe
+from elemta.config.problems import ConfigError, Notice, Problem, Report
 from elemta.config.search import Source, find_source
 from elemta.config.secrets import read_secrets, warn_of_readable_secrets
 from elemta.config.sections import Config
@@ -66,7 +67,7 @@ def load_config(
     _apply_overrides(report, overrides or {})
     drop_known_keys(report)
     read_secrets(report, cwd=cwd)
-    config = _structure(report, Facts(exists=lambda name: FilePath(cwd, name).is_file()))
+    config = _structure(report, _facts(cwd))
     if report.problems:
         raise ConfigError(sorted(report.problems, key=_place), report.notices)
     origins = {dotted(key.path): report.document.origin_of(key.path) for key in all_keys()}
@@ -111,20 +112,26 @@ def _structure(report: Report, facts: Facts) -> Config:
     return config
 
 
+def _facts(cwd: FilePath) -> Facts:
+    return Facts(
+        exists=lambda name: FilePath(cwd, name).is_file(),
+        authorities=lambda name: trouble_with_authorities(name, cwd=cwd),
+    )
+
+
 def _says(document: Document, finding: Finding) -> str:
     path = finding.path
     if finding.known is not None:
         return unknown_key(str(path[-1]), [*finding.known, *_known_beside(path[:-1])])
     if finding.missing:
         return f"this key is missing; expected {expected_at(path)}."
-    secret = any(key.secret and key.path == path for key in all_keys())
-    found = "a secret" if secret else describe(document.find(path))
-    return f"found {found}, expected {finding.expected}. {finding.advice}".rstrip()
+    return f"found {describe_at(path, document.find(path))}, expected {finding.expected}. {finding.advice}".rstrip()
 
 
 def _known_beside(parent: Path) -> list[str]:
-    paths = (*known_keys(), *known_sections(), *secret_files())
-    return [str(path[-1]) for path in paths if path[:-1] == parent]
+    pattern = tuple(EACH if isinstance(step, int) else step for step in parent)
+    paths = (*known_keys(), *known_sections(), *secret_files(), *listed_secret_files())
+    return [str(path[-1]) for path in paths if path[:-1] == pattern]
 
 
 def _place(problem: Problem) -> tuple[float, int, str]:

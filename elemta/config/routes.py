@@ -1,6 +1,7 @@
 """Whether routes, local domains, local recipients fit each other.
 
-What is not here: routing a mail (`delivery.routing`), or the check of one value (`config.kinds`).
+What is not here: routing a mail (`delivery.routing`), TLS and logins (`config.route_security`), or the check of one
+value (`config.kinds`).
 """
 
 import re
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from elemta.config.document import Path
 from elemta.config.problems import Report
+from elemta.config.route_security import Authorities, check_route_security
 from elemta.config.sections import Config, RouteSection, TransportName
 
 _LOCAL = frozenset({TransportName.LMTP, TransportName.MAILDIR, TransportName.INBOX})
@@ -18,6 +20,13 @@ _USED_BY = {
     "port": frozenset({TransportName.MX, TransportName.SMTP, TransportName.LMTP}),
     "path": frozenset({TransportName.LMTP, TransportName.MAILDIR}),
     "allow_private": frozenset({TransportName.MX}),
+    "tls": frozenset({TransportName.MX, TransportName.SMTP, TransportName.LMTP}),
+    "implicit_tls": frozenset({TransportName.SMTP, TransportName.LMTP}),
+    "tls_name": frozenset({TransportName.SMTP, TransportName.LMTP}),
+    "tls_ca_file": frozenset({TransportName.MX, TransportName.SMTP, TransportName.LMTP}),
+    "username": frozenset({TransportName.SMTP}),
+    "password": frozenset({TransportName.SMTP}),
+    "auth_unverified": frozenset({TransportName.SMTP}),
 }
 
 #: RFC 2033 §5: LMTP must not be spoken at the port of SMTP.
@@ -35,12 +44,13 @@ def matches(pattern: str, domain: str) -> bool:
     return pattern == domain
 
 
-def check_routes(routes: Sequence[RouteSection], report: Report) -> None:
+def check_routes(routes: Sequence[RouteSection], report: Report, *, authorities: Authorities = lambda _: "") -> None:
     """Report routes that lack a key, have one too many, or are never reached."""
     for index, route in enumerate(routes):
         path = ("routes", index)
         _check_keys(route, report, path)
         _check_maildir_path(route, report, (*path, "path"))
+        check_route_security(route, report, path=path, authorities=authorities)
         shadow = _shadow(routes[:index], route.domain)
         if shadow is not None:
             report.warn(

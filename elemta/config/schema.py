@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from elemta.config.document import Path, dotted
-from elemta.config.keys import Key, Shape, keys_of, secret_files
+from elemta.config.keys import EACH, Key, Shape, keys_of, listed_secret_files, secret_files
 from elemta.config.known import MOVED, known_keys
 from elemta.config.sections import Config
 from elemta.config.structure import unstructure
@@ -23,8 +23,8 @@ def json_schema() -> _Schema:
     """The schema of a whole configuration."""
     schema = _section(Config)
     schema["properties"]["$schema"] = {"type": "string", "description": "Names a schema, for editors."}
-    for named, secret in secret_files().items():
-        about = f"The name of a file that holds {dotted(secret)}."
+    for named, secret in (*secret_files().items(), *listed_secret_files().items()):
+        about = f"The name of a file that holds {_plain(secret)}."
         _place(schema, named, {"type": "string", "minLength": 1, "description": about})
     for path, known in known_keys().items():
         _place(schema, path, {"deprecated": True, "description": _sentence(known.says())})
@@ -75,9 +75,16 @@ def _shape(shape: Shape) -> _Schema:
 def _place(schema: _Schema, path: Path, leaf: _Schema) -> None:
     """Put a schema where `path` leads; objects on the way are made, for keys that are known and do nothing."""
     for step in path[:-1]:
+        if step == EACH:
+            schema = schema["items"]
+            continue
         made = {"type": "object", "properties": {}, "additionalProperties": False}
         schema = schema["properties"].setdefault(step, made)
     schema["properties"].setdefault(path[-1], leaf)
+
+
+def _plain(path: Path) -> str:
+    return dotted(path).replace(f"[{EACH}]", "[]")
 
 
 def _at(schema: _Schema, path: Path) -> _Schema:

@@ -7,8 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from elemta.config.document import dotted
-from elemta.config.keys import all_keys
+from elemta.config.document import Path, dotted
+from elemta.config.keys import EACH, all_keys, is_secret
 from elemta.config.load import Loaded
 from elemta.config.structure import unstructure
 
@@ -33,9 +33,19 @@ def shown_keys(loaded: Loaded) -> list[Shown]:
         for step in key.path:
             value = getattr(value, str(step))
         name = dotted(key.path)
-        masked = MASK if key.secret and value is not None else unstructure(value)
-        shown.append(Shown(name, masked, loaded.origins[name].where))
+        shown.append(Shown(name, _masked(unstructure(value), key.path), loaded.origins[name].where))
     return shown
+
+
+def _masked(value: Any, path: Path) -> Any:
+    """A JSON value with every secret in it masked that is set."""
+    if is_secret(path):
+        return None if value is None else MASK
+    if isinstance(value, list):
+        return [_masked(item, (*path, EACH)) for item in value]
+    if isinstance(value, dict):
+        return {name: _masked(item, (*path, name)) for name, item in value.items()}
+    return value
 
 
 def shown_document(loaded: Loaded) -> dict[str, Any]:
