@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from attrs import frozen
 
 from elemta.config.sections import BareNewlines, LimitsSection, TimeoutsSection
+from elemta.config.tls import TlsMode
 from elemta.mail.envelope import Priority
 
 IpNetwork = IPv4Network | IPv6Network
@@ -32,6 +33,8 @@ class InboundOptions:
     relays: tuple[IpNetwork, ...]
     limits: LimitsSection
     timeouts: TimeoutsSection
+    #: SHA-256 in lower-case hexadecimal of certificates whose holders may relay.
+    relay_certificates: frozenset[str] = frozenset()
 
     def may_relay(self, host: str) -> bool:
         """Whether a client at this IP address may relay. A unix peer counts as 127.0.0.1: it is on this machine."""
@@ -50,3 +53,4 @@ class ListenerOptions:
     relay: bool = True
     priority: Priority | None = None
     bare_newlines: BareNewlines = BareNewlines.REFUSE
+    tls: TlsMode = TlsMode.NONE

@@ -11,9 +11,10 @@ from contextlib import suppress
 from math import inf
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from elemta.config.sections import BareNewlines
+from elemta.config.tls import TlsMode
 from elemta.inbound.admission import Admission
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.session import SHUTTING_DOWN, Session
@@ -116,6 +117,8 @@ class InboundService:
             max_transactions=limits.max_transactions,
             dev_mode=options.dev_mode,
             bare_newlines_normalize=listener.bare_newlines is BareNewlines.NORMALIZE,
+            starttls=listener.tls is TlsMode.STARTTLS and self._services.tls is not None,
+            require_tls_offered=True,
         )
 
     async def drain(self, seconds: float) -> bool:
@@ -158,6 +161,8 @@ class InboundService:
             reply = SHUTTING_DOWN if self._draining else self._admission.admit(stream.peer.host)
             if reply is None:
                 sessions.start_soon(self._serve, stream, options, smtp_options)
+            elif options.tls is TlsMode.IMPLICIT:
+                self._refuse(stream, None, sessions)
             else:
                 self._refuse(stream, reply, sessions)
 
@@ -182,9 +187,10 @@ class InboundService:
                 remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or lower limits.max_connections",
             )
 
-    def _refuse(self, stream: Stream, reply: Reply, sessions: trio.Nursery) -> None:
+    def _refuse(self, stream: Stream, reply: Reply | None, sessions: trio.Nursery) -> None:
+        """Close with a reply; without one where a handshake would have to come before it."""
         self._services.metrics.connection_errors.labels(cause="refused").inc()
-        if self._refusing >= MAX_REFUSALS:
+        if reply is None or self._refusing >= MAX_REFUSALS:
             stream.abort()
             return
         self._refusing += 1
@@ -202,6 +208,8 @@ class InboundService:
 
     async def _serve(self, stream: Stream, listener: ListenerOptions, smtp_options: ServerOptions) -> None:
         services = self._services
+        if smtp_options.starttls and (services.tls is None or not services.tls.ready):
+            smtp_options = evolve(smtp_options, starttls=False)  # the first certificate is being ordered
         session = Session(stream, services, listener, smtp_options=smtp_options, deadlines=self._deadlines)
         self._sessions.add(session)
         services.metrics.connections.inc()
@@ -222,7 +230,9 @@ class InboundService:
     def _log_session(self, session: Session) -> None:
         duration = trio.current_time() - session.started
         self._services.metrics.connection_duration.observe(duration)
-        refused = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
+        more = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
+        if session.tls is not None:
+            more["tls"] = session.tls.version
         self._services.log.info(
             "session.ended",
             client=session.client,
@@ -230,5 +240,5 @@ class InboundService:
             mails=session.mails,
             cause=session.cause,
             seconds=round(duration, 3),
-            **refused,
+            **more,
         )

@@ -12,7 +12,8 @@ from math import inf
 import trio
 from attrs import evolve
 
-from elemta.inbound import policy
+from elemta.config.tls import TlsMode
+from elemta.inbound import encryption, policy
 from elemta.inbound.debug import DebugContext
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.transaction import Services, Transaction
@@ -41,6 +42,7 @@ from elemta.smtp.events import (
 from elemta.smtp.options import ServerOptions
 from elemta.smtp.server import ServerConnection
 from elemta.storage.records import Origin
+from elemta.tls.stream import HandshakeFailed, TlsFacts, TlsStream
 
 #: Seconds that a last reply may take before the connection is cut.
 FAREWELL_SECONDS = 5.0
@@ -101,6 +103,7 @@ class Session:
         "refused",
         "started",
         "stream",
+        "tls",
     )
 
     def __init__(
@@ -141,6 +144,8 @@ class Session:
         #: The last reply that refused something, for the one log line of the session.
         self.refused: Reply | None = None
         self.cause = ""
+        #: What is known of the encryption; None in the clear.
+        self.tls: TlsFacts | None = None
 
     async def run(self) -> None:
         """Drive the session to its end. Nothing of the connection's own is raised; a defect of ours passes."""
@@ -157,6 +162,8 @@ class Session:
                 await self._say_last(SHUTTING_DOWN if self._draining else TIMED_OUT)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.cause = "connection lost"
+        except HandshakeFailed as error:  # it is closed already; going on in the clear would be what an attacker wants
+            self.cause = f"no TLS: {error}"
         except Exception:
             self.cause = "defect"
             raise
@@ -201,6 +208,8 @@ class Session:
 
     async def _converse(self) -> None:
         smtp = self._smtp
+        if self._listener.tls is TlsMode.IMPLICIT:
+            self._encrypted(await encryption.encrypt_at_once(self._services.tls, self.stream))
         smtp.greet(Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
         while True:
             event = smtp.next_event()
@@ -282,18 +291,42 @@ class Session:
                 if self._debug is None:
                     self._debug = DebugContext(self._services.runtime.clock)
                 smtp.reply(self._debug.answer(arguments, self._facts()))
-            case StartTls() | AuthStart() | AuthResponse():
+            case StartTls():
+                await self._start_tls()
+            case AuthStart() | AuthResponse():
                 smtp.reply(NOT_OFFERED)
             case _:
                 await self._end_transaction()
 
+    async def _start_tls(self) -> None:
+        await self._end_transaction()
+        reply = encryption.answer(self._services.tls, self.stream.peer.host)
+        self._smtp.reply(reply)
+        if reply is not encryption.GO_AHEAD:
+            self._count_refusal(reply)
+        elif self._services.tls is not None:
+            self.due = inf  # the handshake has a deadline of its own
+            await self._send()
+            self._encrypted(await self._services.tls.upgrade(self.stream))
+
+    def _encrypted(self, stream: TlsStream) -> None:
+        """Go on over TLS, with nothing that was said before, RFC 3207 §4.2."""
+        self.stream = stream
+        self.tls = stream.facts
+        self.helo = ""
+        self._smtp.tls_started()
+        self._trusted = self._trusted or encryption.may_relay(self._services.options, self._listener, stream.facts)
+
     def _begin_transaction(self, event: MailFrom) -> None:
-        protocol = protocol_name(extended=self._smtp.extended, utf8=event.smtputf8)
+        smtp = self._smtp
+        user = smtp.authenticated_user or ""
+        protocol = protocol_name(
+            extended=smtp.extended, tls=self.tls is not None, authenticated=bool(user), utf8=event.smtputf8
+        )
         origin = self._origin
-        if origin is None or origin.protocol != protocol or origin.helo != self.helo:
-            listener = self._listener.name
-            origin = self._origin = Origin(client=self.client, helo=self.helo, listener=listener, protocol=protocol)
-        self._transaction = Transaction(self._services, event, origin, self.stream.peer.host)
+        if origin is None or (origin.protocol, origin.helo, origin.user) != (protocol, self.helo, user):
+            origin = self._origin = Origin(self.client, self.helo, self._listener.name, user, protocol)
+        self._transaction = Transaction(self._services, event, origin, self.stream.peer.host, tls=self.tls)
 
     async def _recipient(self, event: RcptTo) -> Reply:
         options = self._services.options

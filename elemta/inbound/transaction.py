@@ -22,6 +22,8 @@ from elemta.runtime.world import Runtime
 from elemta.smtp.events import ContentEnd, MailFrom
 from elemta.storage.base import StoreFull, StoreUnavailable
 from elemta.storage.records import ContentRef, Origin
+from elemta.tls.server import ServerTls
+from elemta.tls.stream import TlsFacts
 
 FULL = Reply(452, "4.3.1", "the queue is full, try again later")
 UNAVAILABLE = Reply(451, "4.3.0", "the mail could not be stored now, try again later")
@@ -39,14 +41,19 @@ class Services:
     options: InboundOptions
     metrics: Metrics
     log: FilteringBoundLogger
+    #: None where no listener speaks TLS.
+    tls: ServerTls | None = None
 
 
 class Transaction:
     """One mail on its way in. `close` must be awaited (or `submit` have returned) before it is dropped."""
 
-    def __init__(self, services: Services, start: MailFrom, origin: Origin, host: str) -> None:
+    def __init__(
+        self, services: Services, start: MailFrom, origin: Origin, host: str, *, tls: TlsFacts | None = None
+    ) -> None:
         self._services = services
         self._host = host
+        self._tls = tls
         self._start = start
         self._origin = origin
         self.id = services.runtime.ids.new_id()
@@ -68,7 +75,7 @@ class Transaction:
 
     def begin_content(self) -> None:
         """Put our trace field before the content, RFC 5321 §4.4."""
-        recipients = self.recipients
+        recipients, tls = self.recipients, self._tls
         arrival = Arrival(
             helo=self._origin.helo,
             client="" if self._host.startswith("/") else self._host,
@@ -77,6 +84,8 @@ class Transaction:
             id=self.id,
             at=self._services.runtime.clock.wall(),
             recipient=recipients[0].address if len(recipients) == 1 else None,
+            tls="" if tls is None else tls.version,
+            cipher="" if tls is None else tls.cipher,
         )
         self.content.add_in_memory(received(arrival))
 

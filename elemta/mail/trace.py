@@ -36,6 +36,7 @@ class Arrival:
     `helo` is what the client called itself, `client` its IP address as text (empty on a unix socket), `hostname` our
     name, `protocol` a word of `protocol_name`, `id` the queue id, `at` UTC in seconds since 1970. `recipient` is given
     only when there is exactly one: naming one of several would tell the others of a blind copy (RFC 5321 §7.2).
+    `tls` and `cipher` are OpenSSL's words for what the connection is encrypted with; empty in the clear.
     """
 
     helo: str
@@ -45,6 +46,8 @@ class Arrival:
     id: str
     at: float
     recipient: Address | None = None
+    tls: str = ""
+    cipher: str = ""
 
 
 def protocol_name(*, extended: bool, tls: bool = False, authenticated: bool = False, utf8: bool = False) -> str:
@@ -82,6 +85,8 @@ def received(arrival: Arrival) -> bytes:
     if arrival.client:
         source = _join(source, f"({address_literal(_host(arrival.client))})")
     ours = _join(f"\tby {_host(arrival.hostname)} (Elemta)", f"with {arrival.protocol} id {arrival.id}")
+    if arrival.tls:  # as a comment, where Postfix has it too: the clause of RFC 8314 §4.3 wants IANA's names of ciphers
+        ours += f"\r\n\t(using {_host(arrival.tls)} with cipher {_host(arrival.cipher)})"
     recipient = arrival.recipient
     if recipient is not None and (recipient.is_ascii or arrival.protocol.startswith("UTF8")):
         ours += f"\r\n\tfor {_path(recipient)}"

@@ -16,7 +16,7 @@ BURST_SECONDS: Final = 5
 
 
 def bucket_of(host: str) -> str:
-    """Who shares a bucket: an IPv4 address, an IPv6 network (all of which one customer has), a unix socket's clients."""
+    """Who shares a bucket: an IPv4 address, an IPv6 network (one customer has all of it), a unix socket's clients."""
     return network_of(host) if ":" in host else host
 
 
