@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from elemta.config.sections import TimeoutsSection
 from elemta.delivery.hops import Hop
 from elemta.delivery.pool import ConnectionPool
-from elemta.delivery.session import ClientOptions
+from elemta.delivery.session import ClientOptions, ClientSecurity
 from elemta.delivery.smarthost import FixedHops
 from elemta.delivery.smtp import SmtpTransport
 from elemta.net.base import Endpoint, Listener, Stream
@@ -119,9 +119,13 @@ class Host:
         for scope in self.scopes:
             scope.cancel()
 
+    def converse(self, stream: trio.abc.HalfCloseableStream) -> "Conversation":
+        """Who talks on one connection; hosts with more to say have one of their own."""
+        return Conversation(self, stream)
+
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.sessions += 1
-        conversation = _Conversation(self, stream)
+        conversation = self.converse(stream)
         try:
             with trio.CancelScope() as scope:
                 self.scopes.append(scope)
@@ -129,13 +133,15 @@ class Host:
         except (HungUp, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(conversation.stream)
 
 
-class _Conversation:
+class Conversation:
+    """One connection to a host."""
+
     def __init__(self, host: Host, stream: trio.abc.HalfCloseableStream) -> None:
         self.host = host
-        self.stream = stream
+        self.stream: trio.abc.Stream = stream
         self.buffer = b""
         self.read = 0
         self.said = 0
@@ -263,6 +269,7 @@ def world(
     *hosts: Host | None,
     timeouts: TimeoutsSection | None = None,
     pool: ConnectionPool | None = None,
+    security: ClientSecurity | None = None,
 ) -> World:
     places = hops(len(hosts))
     network = ScriptedNetwork(
@@ -270,6 +277,8 @@ def world(
     )
     lmtp = any(host is not None and host.lmtp for host in hosts)
     kept = ConnectionPool() if pool is None else pool
-    options = ClientOptions("client.example.org", timeouts or TimeoutsSection(), lmtp=lmtp)
+    options = ClientOptions(
+        "client.example.org", timeouts or TimeoutsSection(), lmtp=lmtp, security=security or ClientSecurity()
+    )
     transport = SmtpTransport(FixedHops(*places), network, pool=kept, options=options, log=silent_log())
     return World(transport, network, kept)
