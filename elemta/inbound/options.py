@@ -54,3 +54,5 @@ class ListenerOptions:
     priority: Priority | None = None
     bare_newlines: BareNewlines = BareNewlines.REFUSE
     tls: TlsMode = TlsMode.NONE
+    auth: bool = False
+    auth_required: bool = False

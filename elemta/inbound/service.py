@@ -119,6 +119,7 @@ class InboundService:
             bare_newlines_normalize=listener.bare_newlines is BareNewlines.NORMALIZE,
             starttls=listener.tls is TlsMode.STARTTLS and self._services.tls is not None,
             require_tls_offered=True,
+            auth_required=listener.auth_required,
         )
 
     async def drain(self, seconds: float) -> bool:
@@ -241,4 +242,5 @@ class InboundService:
             cause=session.cause,
             seconds=round(duration, 3),
             **more,
+            **session.login_facts(),
         )

@@ -15,6 +15,7 @@ from attrs import evolve
 from elemta.config.tls import TlsMode
 from elemta.inbound import encryption, policy
 from elemta.inbound.debug import DebugContext
+from elemta.inbound.login import Login
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.transaction import Services, Transaction
 from elemta.mail.address import Address
@@ -86,6 +87,7 @@ class Session:
         "_draining",
         "_ends_at",
         "_listener",
+        "_login",
         "_origin",
         "_scope",
         "_sending",
@@ -121,6 +123,8 @@ class Session:
         self._services = services
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
+        has_login = services.login is not None and listener.auth
+        self._login = Login(services.login, self._smtp) if services.login is not None and has_login else None
         self._trusted = options.dev_mode or (listener.relay and options.may_relay(stream.peer.host))
         self._transaction: Transaction | None = None
         self._debug: DebugContext | None = None
@@ -273,14 +277,15 @@ class Session:
         smtp = self._smtp
         match event:
             case MailFrom():
-                self._begin_transaction(event)
-                smtp.reply(policy.SENDER_OK)
+                self._sender(event)
             case DataStart(chunked):
                 self._begin_content()
                 smtp.reply(CHUNK_OK if chunked else GO_AHEAD)
             case Hello(domain):
                 self.helo = domain
                 await self._end_transaction()
+                if self._login is not None:
+                    self._login.offer(self.stream, self.tls)
                 smtp.reply(HELLO_OK)
             case ContentRefused(reply):
                 self._finish(reply)
@@ -294,7 +299,7 @@ class Session:
             case StartTls():
                 await self._start_tls()
             case AuthStart() | AuthResponse():
-                smtp.reply(NOT_OFFERED)
+                await self._log_in(event)
             case _:
                 await self._end_transaction()
 
@@ -317,6 +322,28 @@ class Session:
         self._smtp.tls_started()
         self._trusted = self._trusted or encryption.may_relay(self._services.options, self._listener, stream.facts)
 
+    async def _log_in(self, event: AuthStart | AuthResponse) -> None:
+        login = self._login
+        if login is None:
+            self._smtp.reply(NOT_OFFERED)
+            return
+        self._wait_at_most(login.wait_seconds)
+        refusal = await login.answer(event)
+        if refusal is not None:
+            self._count_refusal(refusal)
+
+    def _sender(self, event: MailFrom) -> None:
+        refusal = None if self._login is None else self._login.refusal_of(event.reverse_path)
+        if refusal is None:
+            self._begin_transaction(event)
+        else:
+            self._count_refusal(refusal)
+        self._smtp.reply(refusal or policy.SENDER_OK)
+
+    @property
+    def _may_relay(self) -> bool:
+        return self._trusted or self._smtp.authenticated_user is not None
+
     def _begin_transaction(self, event: MailFrom) -> None:
         smtp = self._smtp
         user = smtp.authenticated_user or ""
@@ -332,7 +359,7 @@ class Session:
         options = self._services.options
         recipient = event.recipient
         address = policy.complete_address(options, recipient.address)
-        ruling = policy.rule_recipient(options, address, may_relay=self._trusted)
+        ruling = policy.rule_recipient(options, address, may_relay=self._may_relay)
         if ruling is policy.Ruling.LOOK_UP:
             reply = await self._look_up(address)
         else:
@@ -367,7 +394,9 @@ class Session:
 
     def _wait_for_store(self) -> None:
         """Keep the client's deadline from ending a wait that is the store's, which has a deadline of its own."""
-        seconds = self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
+        self._wait_at_most(self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS)
+
+    def _wait_at_most(self, seconds: float) -> None:
         self.due = max(self.due, trio.current_time() + seconds)
 
     async def _content_end(self, event: ContentEnd) -> None:
@@ -375,7 +404,7 @@ class Session:
         assert transaction is not None
         self._waiting = _ANSWER
         self._wait_for_store()
-        reply = await transaction.submit(event, self._listener, trusted=self._trusted)
+        reply = await transaction.submit(event, self._listener, trusted=self._may_relay)
         self._finish(reply)
         if reply.code == 250:
             self._transaction = None
@@ -392,6 +421,7 @@ class Session:
             self._count_refusal(reply)
             return
         self.mails += 1
+        user = {"user": transaction.user} if transaction.user else {}
         self._services.log.info(
             "mail.accepted",
             queue_id=transaction.id,
@@ -399,7 +429,17 @@ class Session:
             sender=transaction.sender,
             recipients=len(transaction.recipients),
             size=transaction.content.size,
+            **user,
         )
+
+    def login_facts(self) -> dict[str, str | int]:
+        """What the log says of who logged in, or tried to."""
+        facts: dict[str, str | int] = {}
+        if self._smtp.authenticated_user is not None:
+            facts["user"] = self._smtp.authenticated_user
+        if self._login is not None and self._login.failures:
+            facts |= {"failed_logins": self._login.failures, "claimed": self._login.claimed}
+        return facts
 
     def _count_refusal(self, reply: Reply) -> None:
         self.refusals += 1

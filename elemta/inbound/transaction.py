@@ -7,6 +7,7 @@ RFC 5321 §3.3 is the procedure. Every reply after the content is decided here: 
 from attrs import frozen
 from structlog.typing import FilteringBoundLogger
 
+from elemta.auth.authenticator import Authenticator
 from elemta.inbound.base import Queue, Recipients
 from elemta.inbound.gather import Gathering
 from elemta.inbound.options import InboundOptions, ListenerOptions
@@ -43,6 +44,8 @@ class Services:
     log: FilteringBoundLogger
     #: None where no listener speaks TLS.
     tls: ServerTls | None = None
+    #: None where no listener has AUTH.
+    login: Authenticator | None = None
 
 
 class Transaction:
@@ -67,6 +70,11 @@ class Transaction:
     def sender(self) -> str:
         """The reverse-path for the log; empty for the null reverse-path."""
         return "" if self._start.reverse_path is None else str(self._start.reverse_path)
+
+    @property
+    def user(self) -> str:
+        """Who logged in to send it; empty for who did not."""
+        return self._origin.user
 
     @property
     def client(self) -> str:

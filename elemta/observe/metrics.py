@@ -19,6 +19,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._sessions()
+        self._logins()
         self._mails()
         self._deliveries()
 
@@ -37,6 +38,11 @@ class Metrics:
             registry=self.registry,
             buckets=(0.01, 0.1, 1, 10, 60, 300, 1800),
         )
+
+    def _logins(self) -> None:
+        self.auth_attempts = self._counter("elemta_auth_attempts_total", "Exchanges of AUTH begun", ("mechanism",))
+        self.auth_successes = self._counter("elemta_auth_successes_total", "Clients authenticated", ("mechanism",))
+        self.auth_failures = self._counter("elemta_auth_failures_total", "Exchanges of AUTH that failed", ("cause",))
 
     def _mails(self) -> None:
         self.messages_received = self._counter("elemta_messages_received_total", "Mails answered 250")

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from attrs import evolve
+
 from elemta.mail.reply import Reply
 from elemta.smtp import commands, content_verbs, mail_verbs, refusals, security_verbs, session_verbs
 from elemta.smtp.errors import LocalProtocolError
@@ -159,6 +161,14 @@ class ServerConnection:
         session.hello_domain = ""
         session.extended = False
         session.authenticated_user = None
+
+    def offer_auth(self, mechanisms: tuple[str, ...], *, without_tls: bool) -> None:
+        """What AUTH is offered from now on, in place of the options': channel binding depends on TLS, and the clear is
+        for connections that never leave this machine."""
+        session = self._session
+        options = session.options
+        if (options.auth_mechanisms, options.auth_without_tls) != (mechanisms, without_tls):
+            session.options = evolve(options, auth_mechanisms=mechanisms, auth_without_tls=without_tls)
 
     def set_authenticated(self, user: str) -> None:
         """The exchange has shown who it is; call it before the 235. Raises `LocalProtocolError` out of an exchange."""
