@@ -7,14 +7,13 @@ domains). Nothing is read but the configuration; whether a file exists is asked 
 import ipaddress
 from collections.abc import Callable
 
-from attrs import frozen
-
+from elemta.config.acme_checks import check_acme
 from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address, parse_network
-from elemta.config.listeners import effective_listeners
+from elemta.config.facts import Facts
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
 from elemta.config.sections import Config
-from elemta.config.tls import TlsMode, TlsSection
+from elemta.config.tls_checks import check_tls
 
 #: RFC 5321 §4.5.3.1.7: every server takes mails of at least 64K octets.
 _LEAST_MAX_SIZE = 65_536
@@ -28,16 +27,6 @@ LEAST_LEASE_SECONDS = 10.0
 #: A relay network with a shorter prefix is more than any one organisation has: the largest allocations are IPv4 /8
 #: and IPv6 /19.
 _SHORTEST_PREFIX = {4: 8, 6: 19}
-
-
-@frozen
-class Facts:
-    """What checks may know beside the configuration."""
-
-    #: Whether there is a file of this name.
-    exists: Callable[[str], bool]
-    #: Why a file of certificate authorities cannot be used, empty where it can; see `config.authorities`.
-    authorities: Callable[[str], str] = lambda _: ""
 
 
 def check(config: Config, report: Report, *, facts: Facts, broken: frozenset[str]) -> None:
@@ -181,46 +170,11 @@ def _auth(config: Config, report: Report, _: Facts) -> None:
 
 
 def _tls(config: Config, report: Report, facts: Facts) -> None:
-    """TLS is not built yet: a listener that is asked for must not be missing in silence, nor be in plain text."""
-    refuse = report.warn if config.dev_mode else report.error
-    for index, listener in enumerate(config.listeners):
-        path = ("listeners", index, "tls")
-        if listener.tls is TlsMode.IMPLICIT:
-            outcome = "this listener is not started" if config.dev_mode else "this listener cannot be served"
-            refuse(path, f"TLS is not built yet: {outcome}.")
-        elif listener.tls is TlsMode.STARTTLS:
-            outcome = "this listener is in plain text" if config.dev_mode else "this listener cannot offer STARTTLS"
-            refuse(path, f"TLS is not built yet: {outcome}.")
-    if config.tls.enabled:
-        _tls_section(config, report, facts)
-    if not effective_listeners(config):
-        report.error(("listeners",), "no listener is left that can be served; add one without TLS.")
+    check_tls(config, report, facts)
 
 
-def _tls_section(config: Config, report: Report, facts: Facts) -> None:
-    refuse = report.warn if config.dev_mode else report.error
-    path = ("tls", "enabled")
-    if config.dev_mode:
-        where = "" if config.listeners else f", so nothing listens at {config.tls.listen_addr}"
-        refuse(path, f"TLS is not built yet{where}; dev mode runs without it.")
-    else:
-        refuse(path, "TLS is not built yet, and what was to be encrypted would not be. Set it to false to run without.")
-    if config.tls.lets_encrypt.enabled:
-        return
-    instead = " Dev mode makes a self-signed one at its start." if config.dev_mode else ""
-    for key in missing_tls_files(config.tls, facts.exists):
-        name = getattr(config.tls, key)
-        if name is None:
-            says = "tls.enabled needs a certificate and its key; this one is not named."
-        else:
-            says = f'found "{name}", expected the name of a file that exists.'
-        refuse(("tls", key), f"{says}{instead}")
-
-
-def missing_tls_files(tls: TlsSection, exists: Callable[[str], bool]) -> tuple[str, ...]:
-    """The keys among `cert_file` and `key_file` that name no file; `exists` says whether there is one of a name."""
-    named = {"cert_file": tls.cert_file, "key_file": tls.key_file}
-    return tuple(key for key, name in named.items() if name is None or not exists(name))
+def _acme(config: Config, report: Report, facts: Facts) -> None:
+    check_acme(config, report, facts.exists)
 
 
 def _routes(config: Config, report: Report, facts: Facts) -> None:
@@ -242,6 +196,7 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_processes, frozenset({"storage", "processes", "dev_mode"})),
     (_auth, frozenset({"auth", "listeners", "dev_mode"})),
     (_tls, frozenset({"tls", "listeners", "dev_mode"})),
+    (_acme, frozenset({"tls", "hostname"})),
     (_routes, frozenset({"routes"})),
     (_local_domains, frozenset({"routes", "local_domains", "local_recipients", "dev_mode"})),
 )

@@ -15,6 +15,7 @@ from elemta.config.kinds import (
     Bool,
     Choice,
     Domain,
+    DomainPattern,
     Host,
     ListenAddr,
     Mailbox,
@@ -89,7 +90,10 @@ class LetsEncryptSection:
     email: Annotated[Mailbox | None, About("Whom the authority may write to.")] = None
     cache_dir: Annotated[Words, About("The folder of the account and the certificates; 0700.")] = "./certs"
     staging: Annotated[Bool, About("Whether Let's Encrypt's staging service is asked.")] = False
-    domains: Annotated[tuple[Domain, ...], About("Further domains of the same certificate.")] = ()
+    domains: Annotated[
+        tuple[DomainPattern, ...],
+        About('Further domains of the same certificate; one such as "*.example.com" needs dns-01.'),
+    ] = ()
     directory_url: Annotated[
         Words | None, About("Another authority's ACME directory; Let's Encrypt's when left out.")
     ] = None

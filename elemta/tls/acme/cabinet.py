@@ -68,6 +68,7 @@ class Cabinet:
                 fresh.unlink()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             with os.fdopen(os.open(fresh, flags, _FILE_MODE), "wb") as file:
+                _give_to_owner(file.fileno(), path.parent)
                 file.write(octets)
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,6 +101,7 @@ class Cabinet:
             except BlockingIOError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
                 raise CabinetBusy(f"process {owner or 'unknown'} orders a certificate in {self.folder} now") from None
+            _give_to_owner(descriptor, self.folder)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -131,6 +133,13 @@ def _checked(token: str) -> str:
     if TOKEN.fullmatch(token.encode("ascii", "replace")) is None:
         raise ValueError("this is no token of a challenge")
     return token
+
+
+def _give_to_owner(descriptor: int, folder: Path) -> None:
+    """What root writes by a command is for the server's user, who owns the folder."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -39,7 +39,10 @@ class Terms:
     binding: Binding | None = field(default=None, repr=False)
     profile: str = ""
     key_type: str = "ecdsa-p256"
+    #: Seconds for one attempt.
     timeout: float = 300.0
+    #: Whether what is ordered is kept: not in a rehearsal.
+    keeps: bool = True
 
 
 #: Makes an authority for an account's key: the library's, or a scripted one.
@@ -92,7 +95,7 @@ class Issuer:
         with contextlib.ExitStack() as stack:
             await self._threads.run(self._limiter, stack.enter_context, self.cabinet.lock())
             found = await self.read()
-            if found is not None and (current is None or found.serial != current.serial):
+            if self.terms.keeps and found is not None and (current is None or found.serial != current.serial):
                 return found
             authority = self._make_authority(await self._threads.run(self._limiter, self._account_key))
             try:
@@ -106,6 +109,8 @@ class Issuer:
                     replaces="" if current is None else current.id,
                 )
                 pair = await Ordering(authority, self._solver, threads=self._threads, tell=tell).run(wanted)
+                if not self.terms.keeps:
+                    return pair
                 # It counts at the authority from here on: a shutdown must not lose it.
                 with trio.CancelScope(shield=True):
                     await self._threads.run(self._limiter, self.cabinet.write, self.path, pair.pem)

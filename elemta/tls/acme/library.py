@@ -78,6 +78,8 @@ class _Network(client.ClientNetwork):
         trust: Any = ca_file or _system_trust()
         super().__init__(key, alg=algorithm, verify_ssl=trust, user_agent=f"elemta/{__version__}")
         self.retry_after: float | None = None
+        #: How far our clock is ahead of the authority's, in seconds.
+        self.ahead: float | None = None
 
     def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         self.retry_after = None
@@ -88,7 +90,10 @@ class _Network(client.ClientNetwork):
         response = self.session.request(method, url, *args, **kwargs)
         response._content = _whole(response, time.monotonic() + ANSWER_SECONDS)
         response.encoding = "utf-8"
-        self.retry_after = retry_after_seconds(response.headers.get("Retry-After"), time.time())
+        now = time.time()
+        self.retry_after = retry_after_seconds(response.headers.get("Retry-After"), now)
+        date = _timestamp(response.headers.get("Date", ""))
+        self.ahead = None if date is None else now - date
         return response
 
 
@@ -116,9 +121,15 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
     text = (value or "").strip()
     if text.isascii() and text.isdecimal():
         return float(text[:10])
+    date = _timestamp(text)
+    return None if date is None else max(0.0, date - now)
+
+
+def _timestamp(text: str) -> float | None:
+    """A date of HTTP in seconds since 1970."""
     try:
         date = parsedate_to_datetime(text)
-        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -179,6 +190,11 @@ class LibraryAuthority:
     def key_authorization(self, token: str) -> str:
         """What proves a token to be answered by the account, RFC 8555 §8.1."""
         return f"{token}.{b64encode(self._key.thumbprint(hash_function=hashes.SHA256)).decode()}"
+
+    @property
+    def clock_ahead(self) -> float | None:
+        """Seconds that our clock is ahead of the authority's, None before it answered."""
+        return self._net.ahead
 
     async def aclose(self) -> None:
         """Let go of connections."""
