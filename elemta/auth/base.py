@@ -106,6 +106,13 @@ class ManagedUsers(Users, Protocol):
         """A new user. Raises `UserExists`, `UnfitUser`."""
         ...
 
+    async def add_all(self, users: Sequence[User]) -> Sequence[str]:
+        """New users, all at once or none; returns the names of those that were there already, and stay as they were.
+
+        Times that a user brings are kept. Raises `UnfitUser`.
+        """
+        ...
+
     async def update(self, user: User) -> None:
         """Everything of a user anew but the times, which the backend keeps. Raises `NoSuchUser`, `UnfitUser`."""
         ...

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from attrs import field, frozen
 
-from elemta.config.kinds import About, Bool, Choice, Duration, Port, Seconds, Secret, Whole, Words
+from elemta.config.kinds import About, Bool, Choice, DatabaseName, Duration, Port, Seconds, Secret, Whole, Words
 
 #: SASL mechanisms by their registered names; the first two are the default.
 MECHANISMS = ("PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
@@ -59,6 +59,11 @@ class AuthSection:
         Words | None, Secret(), About("The database password; `datasource_pass_file` names a file that holds it.")
     ] = field(default=None, repr=False)
     datasource_db: Annotated[Words | None, About("The database.")] = None
+    datasource_dsn: Annotated[
+        DatabaseName | None,
+        Secret(),
+        About("Host, port, user, password and database in one, as `storage.dsn`, where a key of its own is missing."),
+    ] = field(default=None, repr=False)
     user_query: Annotated[
         Words | None,
         About(

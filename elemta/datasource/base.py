@@ -13,10 +13,20 @@ Failures raised, and nothing of a driver's own: see the classes.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from attrs import frozen
+
 T = TypeVar("T")
 
 #: One row, in the order of the statement's columns.
 Row = tuple[Any, ...]
+
+
+@frozen
+class Named:
+    """Rows with the names of their columns, which are there even when no row is."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
 
 
 class DatabaseError(Exception):
@@ -53,6 +63,10 @@ class Connection(Protocol):
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Run a statement; its rows."""
+        ...
+
+    async def fetch_named(self, statement: str, *values: Any) -> Named:
+        """Run a statement that somebody else wrote; its rows with the names of its columns."""
         ...
 
     async def execute(self, statement: str, *values: Any) -> int:

@@ -21,7 +21,7 @@ import asyncmy
 from asyncmy.constants import CLIENT
 from asyncmy.errors import MySQLError
 
-from elemta.datasource.base import Row
+from elemta.datasource.base import Named, Row
 from elemta.datasource.encryption import client_context
 from elemta.datasource.faults import Fault, FaultKind, mysql_fault
 from elemta.datasource.mysqltext import ValueRefused, render
@@ -65,6 +65,11 @@ class MysqlWire:
         # Not by a cursor, which asks for each warning in a round trip more.
         rows: Sequence[Row] | None = self._connection._result.rows
         return rows or ()
+
+    async def fetch_named(self, statement: str, *values: Any) -> Named:
+        """Run a statement; its rows with the names of its columns."""
+        rows = await self.fetch(statement, *values)
+        return Named(tuple(column[0] for column in self._connection._result.description or ()), rows)
 
     async def execute(self, statement: str, *values: Any) -> int:
         """Run a statement; how many rows it matched. For ON DUPLICATE KEY UPDATE each row counts as MySQL has it."""

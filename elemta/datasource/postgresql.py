@@ -24,7 +24,7 @@ from typing import Any
 
 import asyncpg
 
-from elemta.datasource.base import Row
+from elemta.datasource.base import Named, Row
 from elemta.datasource.encryption import client_context
 from elemta.datasource.faults import Fault, FaultKind, postgresql_fault
 from elemta.datasource.network import network_fault
@@ -56,6 +56,16 @@ class PostgresqlWire:
         """Run a statement; its rows."""
         try:
             return [tuple(row) for row in await self._connection.fetch(statement, *values)]
+        except asyncpg.PostgresError as error:
+            self._passed_over = error
+            raise
+
+    async def fetch_named(self, statement: str, *values: Any) -> Named:
+        """Run a statement; its rows with the names of its columns."""
+        try:
+            prepared = await self._connection.prepare(statement)
+            rows = [tuple(row) for row in await prepared.fetch(*values)]
+            return Named(tuple(attribute.name for attribute in prepared.get_attributes()), rows)
         except asyncpg.PostgresError as error:
             self._passed_over = error
             raise

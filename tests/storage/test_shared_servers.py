@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from elemta.datasource.base import Connection, DatabaseAway, DatabaseError, DatabaseFull, OutcomeUnknown, Work
+from elemta.datasource.base import Connection, DatabaseAway, DatabaseError, DatabaseFull, Named, OutcomeUnknown, Work
 from elemta.datasource.mysqltext import render
 from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.datasource.pool import PooledDatabase
@@ -196,6 +196,9 @@ class Longest:
 
     async def fetch(self, statement: str, *values: object) -> Sequence[tuple[object, ...]]:
         return [(LEAST_PACKET_OCTETS,)]
+
+    async def fetch_named(self, statement: str, *values: object) -> Named:
+        raise NotImplementedError
 
     async def execute(self, statement: str, *values: object) -> int:
         self.octets.append(len(render(statement, values)))
