@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from elemta.auth import (
+    passwords_apr1,
     passwords_argon2,
     passwords_bcrypt,
     passwords_digest,
@@ -92,6 +93,7 @@ def _spellings(password: str | bytes) -> tuple[bytes, ...]:
 #: What a stored password without a scheme begins with, for the forms that say by themselves which they are.
 _BY_BEGINNING: Final[tuple[tuple[str, Reader], ...]] = (
     ("$argon2", passwords_argon2.read),
+    ("$apr1$", passwords_apr1.read),
     ("$2", passwords_bcrypt.read),
     ("$5$", passwords_shacrypt.read),
     ("$6$", passwords_shacrypt.read),

@@ -33,7 +33,8 @@ def read(stored: str) -> Form:
 
 
 def _fits(password: bytes, stored: str) -> bool:
-    from passlib.hash import sha256_crypt, sha512_crypt
+    # Not from `passlib.hash`, which loads what it is asked for by itself: two threads at once get an ImportError there.
+    from passlib.handlers.sha2_crypt import sha256_crypt, sha512_crypt
 
     scheme = sha512_crypt if stored.startswith("$6$") else sha256_crypt
     try:

@@ -41,13 +41,13 @@ class BearerExchange(Exchange):
 
 
 def read_fields(message: bytes, known: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The known ones of `key=value ^A … ^A ^A`, others are skipped. Raises `Refusal`."""
-    parts = message.split(SEPARATOR)
-    if len(parts) < 3 or parts[-2:] != [b"", b""]:
-        raise Refusal("fields that do not end on two ^A")
+    """The known ones of *(key=value ^A) ^A, others are skipped. Raises `Refusal`."""
+    pairs = message.split(SEPARATOR)
+    if len(pairs) < 2 or pairs.pop() or pairs.pop():
+        raise Refusal("fields that do not end on ^A")
     fields: dict[bytes, bytes] = {}
-    for part in parts[:-2]:
-        key, equals, value = part.partition(b"=")
+    for pair in pairs:
+        key, equals, value = pair.partition(b"=")
         if not equals or key in fields:
             raise Refusal("a field that is no pair of key and value, or comes twice")
         if key in known:
