@@ -180,8 +180,9 @@ async def test_whatever_the_host_says_to_a_login_the_mail_waits(reply: str, expe
     assert "MAIL" not in verbs(host)
 
 
-async def test_a_host_that_does_not_know_the_password_itself_is_refused() -> None:
-    host = host_with("SCRAM-SHA-256", honest=False)
+@pytest.mark.parametrize("keys", [{"honest": False}, {"shows": False}])
+async def test_a_host_that_does_not_know_the_password_itself_is_refused(keys: dict[str, bool]) -> None:
+    host = host_with("SCRAM-SHA-256", **keys)
     outcome, _ = await deliver(host, asks=security(VERIFY, login=LOGIN))
     assert brief(outcome) == "Deferred 451 4.7.8"
     assert "MAIL" not in verbs(host)

@@ -162,6 +162,13 @@ async def test_what_the_host_offered_before_tls_is_forgotten() -> None:
     assert "SIZE=" in next(line for line in host.commands if line.startswith("MAIL"))
 
 
+async def test_nothing_is_offered_where_ehlo_is_refused_over_tls() -> None:
+    host = SecureHost(extensions=STARTTLS, replies={"EHLO": ["250-mx.example\r\n250-SIZE 9\r\n250 STARTTLS", "502 no"]})
+    assert brief(await deliver(host, asks=security(MAY))) == OK
+    assert "MAIL FROM:<sender@example.org>" in host.commands
+    assert verbs(host) == "EHLO STARTTLS <TLS> EHLO HELO MAIL RCPT DATA"
+
+
 async def test_starttls_is_not_said_again_over_tls() -> None:
     host = SecureHost(secure_extensions=STARTTLS)
     assert brief(await deliver(host, asks=security(MAY))) == OK
