@@ -97,7 +97,7 @@ class Issuer:
             found = await self.read()
             if self.terms.keeps and found is not None and (current is None or found.serial != current.serial):
                 return found
-            authority = self._make_authority(await self._threads.run(self._limiter, self._account_key))
+            authority = self._make_authority(await self.account_key())
             try:
                 wanted = Wanted(
                     names=self.terms.names,
@@ -120,15 +120,18 @@ class Issuer:
 
     async def window(self, pair: Pair) -> Window | None:
         """When the authority would have it renewed. Raises `AuthorityFailed`, `OSError`."""
-        authority = self._make_authority(await self._threads.run(self._limiter, self._account_key))
+        authority = self._make_authority(await self.account_key())
         try:
             directory = await authority.directory()
             return await authority.window(pair.id) if directory.suggests_renewal else None
         finally:
             await authority.aclose()
 
-    def _account_key(self) -> PrivateKey:
+    async def account_key(self) -> PrivateKey:
         """The account's key for this authority; made when there is none. Raises `OSError`."""
+        return await self._threads.run(self._limiter, self._account_key)
+
+    def _account_key(self) -> PrivateKey:
         path = self.cabinet.account_path(self.terms.directory_url)
         pem = self.cabinet.read(path)
         if pem:

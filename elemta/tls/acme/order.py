@@ -126,7 +126,7 @@ class Ordering:
             )
         self._tell("finding or making the account")
         try:
-            await self._nonce_safe(
+            await nonce_safe(
                 lambda: self._authority.register(AccountRequest(wanted.email, wanted.agrees, wanted.binding))
             )
         except AuthorityRefused as error:
@@ -139,7 +139,7 @@ class Ordering:
         replaces = wanted.replaces if directory.suggests_renewal else ""
         request = OrderRequest(wanted.names, wanted.profile, replaces)
         try:
-            return await self._nonce_safe(lambda: self._authority.new_order(request))
+            return await nonce_safe(lambda: self._authority.new_order(request))
         except RateLimited:
             raise
         except AuthorityRefused:
@@ -147,7 +147,7 @@ class Ordering:
                 raise
         # RFC 9773 §5: what was replaced before, or by another account, is refused; the certificate is wanted anyway.
         plain = OrderRequest(wanted.names, wanted.profile)
-        return await self._nonce_safe(lambda: self._authority.new_order(plain))
+        return await nonce_safe(lambda: self._authority.new_order(plain))
 
     # ---- challenges ------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Ordering:
                 await self._solver.take_down(tasks)
 
     async def _authorization(self, url: str) -> Authorization:
-        found = await self._nonce_safe(lambda: self._authority.authorization(url))
+        found = await nonce_safe(lambda: self._authority.authorization(url))
         if found.status is Status.INVALID:
             raise _refused(found.problem, f"{found.name} is not authorized")
         return found
@@ -192,7 +192,7 @@ class Ordering:
         )
 
     async def _answer(self, challenge: Challenge) -> None:
-        await self._nonce_safe(lambda: self._authority.answer(challenge))
+        await nonce_safe(lambda: self._authority.answer(challenge))
 
     async def _validated(self, authorization: Authorization) -> None:
         pause = FIRST_LOOK_SECONDS
@@ -207,13 +207,13 @@ class Ordering:
             self._tell("handing over the signing request")
             request = await self._threads.run(self._limiter, signing_request, key, names)
             ready = order
-            order = await self._nonce_safe(lambda: self._authority.finalize(ready, request))
+            order = await nonce_safe(lambda: self._authority.finalize(ready, request))
             order = await self._until(order, (Status.VALID,))
         if not order.certificate:
             raise AuthorityAway("its valid order names no certificate")
         self._tell("fetching the certificate")
         url = order.certificate
-        chain = await self._nonce_safe(lambda: self._authority.certificate(url))
+        chain = await nonce_safe(lambda: self._authority.certificate(url))
         try:
             return await self._threads.run(self._limiter, issued_pair, key, chain, names)
         except Unsound as error:
@@ -228,18 +228,19 @@ class Ordering:
             # RFC 8555 §7.4: a Retry-After here is about this order.
             await trio.sleep(min(order.retry_after or pause, MOST_LOOK_SECONDS))
             pause = min(pause * 2, MOST_LOOK_SECONDS)
-            order = await self._nonce_safe(lambda: self._authority.order(url))
+            order = await nonce_safe(lambda: self._authority.order(url))
         return order
 
-    async def _nonce_safe(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a step whose nonce was refused: that is nobody's mistake, RFC 8555 §6.5."""
-        for tries in range(1, NONCE_TRIES + 1):
-            try:
-                return await step()
-            except AuthorityRefused as error:
-                if error.problem != BAD_NONCE or tries == NONCE_TRIES:
-                    raise
-        raise AssertionError("the last try returns or raises")
+
+async def nonce_safe(step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step whose nonce was refused: that is nobody's mistake, RFC 8555 §6.5."""
+    for tries in range(1, NONCE_TRIES + 1):
+        try:
+            return await step()
+        except AuthorityRefused as error:
+            if error.problem != BAD_NONCE or tries == NONCE_TRIES:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _refused(problem: AuthorityRefused | None, otherwise: str) -> AuthorityRefused:
