@@ -84,10 +84,12 @@ class _Network(client.ClientNetwork):
     def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         self.retry_after = None
         kwargs["headers"] = {"User-Agent": self.user_agent, **kwargs.get("headers", {})}
-        # Redirects: RFC 8555 §6.2 knows none, a signed request is good for one URL.
+        # A signed request is good for one URL, RFC 8555 §6.4.
         kwargs |= {"verify": self.verify_ssl, "timeout": (CONNECT_SECONDS, PIECE_SECONDS)}
-        kwargs |= {"stream": True, "allow_redirects": False}
+        kwargs |= {"stream": True, "allow_redirects": method != "POST"}
         response = self.session.request(method, url, *args, **kwargs)
+        if response.is_redirect:
+            raise AuthorityAway(f"it answers what is not ACME: HTTP status {response.status_code}")
         response._content = _whole(response, time.monotonic() + ANSWER_SECONDS)
         response.encoding = "utf-8"
         now = time.time()
