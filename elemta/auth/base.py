@@ -106,8 +106,13 @@ class ManagedUsers(Users, Protocol):
         """A new user. Raises `UserExists`, `UnfitUser`."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """How many users `add_all` takes at a time."""
+        ...
+
     async def add_all(self, users: Sequence[User]) -> Sequence[str]:
-        """New users, all at once or none; returns the names of those that were there already, and stay as they were.
+        """New users, each name once, all at once or none; returns the names of those that were there already, and stay as they were.
 
         Times that a user brings are kept. Raises `UnfitUser`.
         """

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 #: Octets of a file of users: a hundred thousand of them have 30 MB.
 MAX_FILE_OCTETS = 64 * 1024 * 1024
+#: Users added at once: as many as such a file holds.
+MAX_BATCH = 200_000
 #: Seconds between two tries to get the lock that another writer holds.
 LOCK_PAUSE_SECONDS = 0.05
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -123,6 +125,11 @@ class FileUsers:
         """A new user; see `ManagedUsers.add`."""
         if await self.add_all([user]):
             raise UserExists(f"there is a user {checked(user).name} already")
+
+    @property
+    def batch(self) -> int:
+        """As many as may be there: the file is written anew each time."""
+        return MAX_BATCH
 
     async def add_all(self, users: Sequence[User]) -> Sequence[str]:
         """New users at once; see `ManagedUsers.add_all`."""

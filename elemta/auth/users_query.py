@@ -68,6 +68,11 @@ class QueriedUsers:
         """Raise `NotManaged`."""
         self._refuse()
 
+    @property
+    def batch(self) -> int:
+        """None is taken anyway."""
+        return 1
+
     async def add_all(self, users: Sequence[User]) -> Sequence[str]:
         """Raise `NotManaged`."""
         self._refuse()

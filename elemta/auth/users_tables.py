@@ -120,6 +120,11 @@ class TableUsers:
                 raise UserExists(f"there is a user {fit.name} already") from None
             raise
 
+    @property
+    def batch(self) -> int:
+        """So many as are added well within one deadline."""
+        return units.PAGE_ROWS
+
     async def add_all(self, users: Sequence[User]) -> Sequence[str]:
         """New users in one transaction; see `ManagedUsers.add_all`."""
         fit = [checked(user) for user in users]

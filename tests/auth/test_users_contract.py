@@ -297,8 +297,8 @@ async def test_many_users_are_listed_page_by_page(auth: AuthSection) -> None:
     names = [f"user{number:05}@example.com" for number in range(10_000)]
     people = [User(name=name, password=HASH, groups=(f"g{name[8]}",)) for name in names]
     async with opened(auth) as users:
-        for start in range(0, len(people), 500):
-            assert await users.add_all(people[start : start + 500]) == []
+        for start in range(0, len(people), users.batch):
+            assert await users.add_all(people[start : start + users.batch]) == []
         listed: list[User] = []
         while page := await users.list(after=listed[-1].name if listed else "", limit=500):
             assert len(page) <= 500
@@ -333,6 +333,22 @@ async def test_of_many_at_once_those_that_are_there_stay_as_they_are(auth: AuthS
         found = await users.find("old")
         assert found is not None
         assert found.created_at == 1_000_000_000.0
+
+
+async def test_groups_and_attributes_of_many_at_once_are_each_user_s_own(auth: AuthSection) -> None:
+    people = [
+        User(
+            name=f"u{number:03}",
+            groups=tuple(f"g{digit}" for digit in sorted(set(str(number)))),
+            attributes={f"a{each}": str(number) for each in range(number % 7)},
+        )
+        for number in range(250)
+    ]
+    async with opened(auth) as users:
+        await users.add_all(people)
+        await users.add_all([])
+        assert [without_times(user) for user in await users.list(limit=250)] == people
+        assert [without_times(await users.find(user.name)) for user in people[::50]] == people[::50]
 
 
 async def test_of_many_at_once_either_all_are_added_or_none(auth: AuthSection) -> None:
