@@ -1,7 +1,7 @@
-"""Which listeners a configuration asks for, which of them can be served.
+"""Which listeners a configuration asks for, with the names that they go by.
 
-What is not here: sockets (`net`). Until TLS is built, a listener that speaks it from the first octet is not served, and
-one that would offer STARTTLS or AUTH is served without; outside dev mode `config.checks` refuses to start instead.
+What is not here: sockets (`net`). Until AUTH is served a listener that would offer it is served without, and outside
+dev mode `config.checks` refuses to start instead.
 """
 
 import attrs
@@ -9,36 +9,35 @@ import attrs
 from elemta.config.sections import Config, ListenerSection
 from elemta.config.tls import TlsMode
 
+#: Where TLS is spoken from the first octet in dev mode, unless `tls.listen_addr` names another than its default: for
+#: this machine alone, since dev mode takes mail from anyone, at a port that needs no privilege.
+DEV_TLS_ADDRESS = "127.0.0.1:2465"
+
+_DEFAULT_TLS_ADDRESS = ":465"
+
 
 def asked_listeners(config: Config) -> tuple[ListenerSection, ...]:
     """Every listener the configuration asks for: its list, or `listen_addr` and, with TLS, `tls.listen_addr`."""
     if config.listeners:
         return config.listeners
-    starttls = TlsMode.STARTTLS if config.tls.enabled else TlsMode.NONE
-    auth = config.auth.enabled
-    asked = [ListenerSection(address=config.listen_addr, tls=starttls, auth=auth, auth_required=config.auth.required)]
+    auth, required = config.auth.enabled, config.auth.required
+    starttls = TlsMode.STARTTLS if config.tls.enabled and config.tls.enable_starttls else TlsMode.NONE
+    asked = [ListenerSection(address=config.listen_addr, tls=starttls, auth=auth, auth_required=required)]
     if config.tls.enabled:
-        asked.append(
-            ListenerSection(
-                address=config.tls.listen_addr,
-                tls=TlsMode.IMPLICIT,
-                auth=auth,
-                auth_required=config.auth.required,
-            )
-        )
+        address = tls_address(config)
+        asked.append(ListenerSection(address=address, tls=TlsMode.IMPLICIT, auth=auth, auth_required=required))
     return tuple(asked)
+
+
+def tls_address(config: Config) -> str:
+    """Where TLS is spoken from the first octet when `listeners` is left out."""
+    address = config.tls.listen_addr
+    return DEV_TLS_ADDRESS if config.dev_mode and address == _DEFAULT_TLS_ADDRESS else address
 
 
 def effective_listeners(config: Config) -> tuple[ListenerSection, ...]:
     """The listeners that are served, each with a name."""
     return tuple(
-        attrs.evolve(
-            listener,
-            name=listener.name or listener.address,
-            tls=TlsMode.NONE,
-            auth=False,
-            auth_required=False,
-        )
+        attrs.evolve(listener, name=listener.name or listener.address, auth=False, auth_required=False)
         for listener in asked_listeners(config)
-        if listener.tls is not TlsMode.IMPLICIT
     )

@@ -5,13 +5,14 @@ Failure raised: `ConfigError`, with every problem at once.
 """
 
 import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 from attrs import frozen
 
 from elemta.config.authorities import trouble_with_authorities
-from elemta.config.checks import Facts, check
+from elemta.config.checks import check
 from elemta.config.document import (
     Document,
     JsonError,
@@ -22,6 +23,7 @@ from elemta.config.document import (
     read_document,
 )
 from elemta.config.environment import apply_environment
+from elemta.config.facts import Facts
 from elemta.config.keys import EACH, all_keys, describe_at, expected_at, listed_secret_files, secret_files
 from elemta.config.known import known_keys, known_sections
 from elemta.config.problems import ConfigError, Notice, Problem, Report
@@ -114,9 +116,25 @@ def _structure(report: Report, facts: Facts) -> Config:
 
 def _facts(cwd: FilePath) -> Facts:
     return Facts(
-        exists=lambda name: FilePath(cwd, name).is_file(),
+        exists=lambda name: _exists(FilePath(cwd, name)),
         authorities=lambda name: trouble_with_authorities(name, cwd=cwd),
+        open_to_others=lambda name: _is_open_to_others(FilePath(cwd, name)),
     )
+
+
+def _exists(path: FilePath) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        # Whoever runs a command need not be whoever runs the server, which says so at its start.
+        return True
+
+
+def _is_open_to_others(path: FilePath) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def _says(document: Document, finding: Finding) -> str:

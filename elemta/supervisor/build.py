@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config, ListenerSection, TransportName
+from elemta.config.tls_checks import plain_fingerprint
 from elemta.delivery.clienttls import ClientTls
 from elemta.delivery.inbox import InboxStore
 from elemta.delivery.local import LocalRecipients, RecipientList
@@ -36,6 +37,7 @@ from elemta.storage.base import QueueStore, SharedStore
 from elemta.supervisor.memory import memory_keeper
 from elemta.supervisor.server import Parts, Server
 from elemta.supervisor.transports import Workbench, make_transport
+from elemta.tls.server import ServerTls
 
 #: Connections that may wait in the kernel for their accept; more than the burst of a thousand clients.
 LISTEN_BACKLOG = 1024
@@ -75,6 +77,13 @@ class Watch:
     metrics: Metrics
 
 
+@frozen
+class Security:
+    """What a server has beside its parts: TLS with clients, None where it is not enabled."""
+
+    tls: ServerTls | None = None
+
+
 async def bind(config: Config, network: Network) -> list[Bound]:
     """Bind every listener of a configuration; nobody is served yet. Raises `OSError`, and then nothing is bound.
 
@@ -101,10 +110,19 @@ def _listener_options(section: ListenerSection) -> ListenerOptions:
         relay=section.relay,
         priority=None if section.priority is None else parse_priority(section.priority),
         bare_newlines=section.bare_newlines,
+        tls=section.tls,
     )
 
 
-def build_server(config: Config, world: World, stores: Stores, *, bound: Sequence[Bound], watch: Watch) -> Server:
+def build_server(
+    config: Config,
+    world: World,
+    stores: Stores,
+    *,
+    bound: Sequence[Bound],
+    watch: Watch,
+    security: Security = Security(),
+) -> Server:
     """A server on these parts, not started."""
     pool = ConnectionPool()
     table = RoutingTable(config)
@@ -138,6 +156,7 @@ def build_server(config: Config, world: World, stores: Stores, *, bound: Sequenc
         options=_inbound_options(config, table),
         metrics=watch.metrics,
         log=watch.log,
+        tls=security.tls,
     )
     inbound = InboundService(services, bound)
     return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool, memory_keeper(world.runtime.threads)))
@@ -181,4 +200,5 @@ def _inbound_options(config: Config, table: RoutingTable) -> InboundOptions:
         relays=tuple(ip_network(text) for text in config.allowed_relays),
         limits=config.limits,
         timeouts=config.timeouts,
+        relay_certificates=frozenset(plain_fingerprint(text) for text in config.tls.relay_certificates),
     )

@@ -38,6 +38,8 @@ class Order(enum.Enum):
     DRAIN = b"drain"
     STOP = b"stop"
     TASKS = b"tasks"
+    #: Read what may change without a new start: certificates.
+    RELOAD = b"reload"
 
 
 @frozen

@@ -2,9 +2,10 @@
 
 What is not here: the server itself (`supervisor.server`), the lock or other processes (`supervisor.process`,
 `supervisor.workers`).
-Signals: SIGTERM or SIGINT drains within `timeouts.shutdown_timeout`, a second one stops now; SIGUSR2 writes the tree of
-tasks to the log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and service
-managers send to all processes at once, drains it however often it comes.
+Signals: SIGTERM or SIGINT drains within `timeouts.shutdown_timeout`, a second one stops now; SIGHUP has the
+certificates read again, or drains where it means that the terminal is gone; SIGUSR2 writes the tree of tasks to the
+log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and service managers
+send to all processes at once, drains it however often it comes.
 Failures raised: `CannotStart`, with one sentence that says what to do.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 from starlette.types import ASGIApp
@@ -31,7 +33,7 @@ from elemta.resolver.cache import CachingResolver
 from elemta.resolver.dns import DnsResolver
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.supervisor.banner import dev_banner
-from elemta.supervisor.build import Stores, Watch, World, bind, build_server
+from elemta.supervisor.build import Security, Stores, Watch, World, bind, build_server
 from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
@@ -40,15 +42,20 @@ from elemta.supervisor.ready import announce
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
 from elemta.supervisor.stores import UnusableDsn, stores_of
+from elemta.supervisor.tls import load_server_tls
+from elemta.tls.server import ServerTls
 from elemta.web.base import CONTROL_NAME, Identity
 from elemta.web.control import Control
 from elemta.web.sockets import Bound as WebBound
+
+if TYPE_CHECKING:
+    from elemta.supervisor.acme import AcmeService
 
 #: Seconds that the web side may take to end after the mail side: its own bounds, and a margin.
 WEB_STOP_SECONDS = 6.0
 
 #: What a server listens to.
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 
 
 def serve_here(
@@ -74,6 +81,8 @@ class _Serving:
         self._web_stop = trio.Event()
         self._served = trio.Event()
         self._draining = False
+        self._terminal = Terminal()
+        self._tls: ServerTls | None = None
         self._control_path = Path(config.queue_dir, CONTROL_NAME).absolute()
 
     async def run(self) -> None:
@@ -105,7 +114,11 @@ class _Serving:
 
     async def _run_on(self, stores: Stores, bound: Sequence[Bound], network: SystemNetwork) -> None:
         world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
-        server = build_server(self._config, world, stores, bound=bound, watch=Watch(self._log, self._metrics))
+        watch = Watch(self._log, self._metrics)
+        self._tls = await load_server_tls(self._config, self._runtime, watch)
+        acme = await self._certificates(world, watch)
+        security = Security(tls=self._tls)
+        server = build_server(self._config, world, stores, bound=bound, watch=watch, security=security)
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -113,8 +126,27 @@ class _Serving:
                 nursery.start_soon(self._heed_signals, signals, bound, server, nursery)
                 if self._inherited is not None:
                     nursery.start_soon(self._heed_parent, self._inherited, bound, server, nursery)
+                if self._tls is not None:
+                    nursery.start_soon(self._tls.run)
+                if acme is not None:
+                    nursery.start_soon(acme.run)
                 await self._live(server, stores)
                 nursery.cancel_scope.cancel()
+
+    async def _certificates(self, world: World, watch: Watch) -> "AcmeService | None":
+        """What orders certificates by ACME, with its port: the first of several workers, whose files all others read.
+
+        Raises `CannotStart`.
+        """
+        first = self._inherited is None or self._inherited.number == 1
+        if self._tls is None or not self._config.tls.lets_encrypt.enabled or not first:
+            return None
+        # Late: its libraries take longer to import than a server to start.
+        from elemta.supervisor.acme import AcmeService
+
+        acme = AcmeService(self._config, world, watch=watch, reload=self._tls.reload)
+        await acme.bind(SystemNetwork())
+        return acme
 
     async def _live(self, server: Server, stores: Stores) -> None:
         """Serve mail, with the web side around it: whoever watches a drain sees it to its end."""
@@ -140,6 +172,8 @@ class _Serving:
         async for number in signals:
             if number == signal.SIGUSR2:
                 order = Order.TASKS
+            elif number == signal.SIGHUP and not self._terminal.is_gone:
+                order = Order.RELOAD
             elif self._draining and self._inherited is None:
                 order = Order.STOP
             else:
@@ -166,6 +200,10 @@ class _Serving:
     def _obey(self, order: Order, cause: str, server: Server, nursery: trio.Nursery) -> None:
         if order is Order.TASKS:
             self._log.info("server.tasks", tree=task_tree())
+        elif order is Order.RELOAD:
+            self._log.info("server.reloading", signal=cause)
+            if self._tls is not None:
+                nursery.start_soon(self._tls.reload, cause)
         elif order is Order.STOP:
             self._log.warning("server.stopping", signal=cause)
             server.stop()
@@ -256,6 +294,18 @@ def say_ready(
     if config.dev_mode:
         sys.stderr.write(dev_banner(endpoints[0][1], web, control))
         sys.stderr.flush()
+
+
+class Terminal:
+    """The terminal that a server was started at, if it was: when it goes, the system says so by SIGHUP too."""
+
+    def __init__(self) -> None:
+        self._was_there = sys.stderr.isatty()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there was one, and it hung up."""
+        return self._was_there and not sys.stderr.isatty()
 
 
 def _close(bound: Sequence[Bound]) -> None:

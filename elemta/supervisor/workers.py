@@ -31,10 +31,11 @@ from elemta.supervisor.failures import FAILED, CannotStart
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, Shared, shared_sockets
 from elemta.supervisor.lock import QueueLock
 from elemta.supervisor.server import CLOSE_SECONDS
-from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, say_ready, serve_here
+from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, Terminal, say_ready, serve_here
 
-#: What a worker imports late: for the web side, and for the queue by `storage.type`.
+#: What a worker imports late: for the web side, for certificates, and for the queue by `storage.type`.
 WEB_MODULES = ("elemta.web.app", "elemta.web.serve")
+TLS_MODULES = ("elemta.tls.certificates",)
 STORAGE_MODULES = {name: (f"elemta.storage.{name}", f"elemta.datasource.{name}") for name in ("postgresql", "mysql")}
 
 #: Seconds beyond its own bounds after which a worker that was told to end is killed: a machine under load is slow.
@@ -80,7 +81,8 @@ def _import_all(config: Config) -> None:
     Measured: a worker then has 10 MB fewer of its own, and is ready in 0.13 instead of 0.46 s. `gc.freeze`, which is to
     keep pages shared for longer, changed nothing: counting references writes to them all.
     """
-    for name in (*WEB_MODULES, *STORAGE_MODULES.get(config.storage.type, ())):
+    tls = TLS_MODULES if config.tls.enabled else ()
+    for name in (*WEB_MODULES, *STORAGE_MODULES.get(config.storage.type, ()), *tls):
         import_module(name)
 
 
@@ -119,6 +121,7 @@ class _Parent:
         self._shared = shared
         self._signals = signals
         self._ready_fd = ready_fd
+        self._terminal = Terminal()
         self._announced = False
         self._could_start = False
         self._ending = False
@@ -164,6 +167,8 @@ class _Parent:
             for number in self._signals.recv(LINE_OCTETS):
                 if number == signal.SIGUSR2:
                     self._tell(Order.TASKS)
+                elif number == signal.SIGHUP and not self._terminal.is_gone:
+                    self._tell(Order.RELOAD)
                 elif number in SIGNALS:
                     self._end(Order.STOP if self._ending else Order.DRAIN, signal.Signals(number).name)
 

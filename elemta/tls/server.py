@@ -7,6 +7,7 @@ Failures raised: `TlsUnusable` by the first load, `HandshakeRefused`, `Handshake
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import trio
@@ -88,9 +89,8 @@ class ServerTls:
             self._choice = choice
         self._metrics.show(choice.certificates, self._runtime.clock.wall)
         for one in choice.certificates:
-            self._log.info(
-                "tls.loaded", names=list(one.names), until=round(one.until), fingerprint=one.fingerprint, cause=cause
-            )
+            until = datetime.fromtimestamp(one.until, UTC).isoformat()
+            self._log.info("tls.loaded", names=list(one.names), until=until, fingerprint=one.fingerprint, cause=cause)
             for warning in one.warnings:
                 self._log.warning("tls.warning", text=warning)
 

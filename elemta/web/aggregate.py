@@ -28,13 +28,18 @@ class Merge(enum.Enum):
     SUM = enum.auto()
     #: The worst of them.
     MOST = enum.auto()
-    #: The oldest of them.
+    #: The oldest of them, the certificate that ends first.
     LEAST = enum.auto()
     #: The asked worker's own: all would say the same of the queue that they share.
     OWN = enum.auto()
 
 
-_BY_NAME = {"elemta_queue_size": Merge.OWN, "elemta_queue_oldest_due_seconds": Merge.MOST}
+_BY_NAME = {
+    "elemta_queue_size": Merge.OWN,
+    "elemta_queue_oldest_due_seconds": Merge.MOST,
+    "elemta_tls_certificate_valid": Merge.LEAST,
+    "elemta_tls_certificate_expiry_seconds": Merge.LEAST,
+}
 _COMBINE: Mapping[Merge, Callable[[float, float], float]] = {
     Merge.SUM: lambda so_far, more: so_far + more,
     Merge.MOST: max,

@@ -1,7 +1,6 @@
 """What keys mean together."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elemta.config.document import Document
-from elemta.config.listeners import asked_listeners, effective_listeners
+from elemta.config.listeners import DEV_TLS_ADDRESS, effective_listeners
 from elemta.config.load import Loaded
 from elemta.config.problems import ConfigError, Report
 from elemta.config.routes import check_routes, matches
@@ -30,11 +29,10 @@ def warnings(configure: Configure, written: dict[str, Any]) -> list[tuple[str, s
     return [(warning.key, warning.says) for warning in configure(written).warnings]
 
 
-# ---- what needs TLS or AUTH ----------------------------------------------------------------------
+# ---- what needs AUTH -----------------------------------------------------------------------------
 
 UNBUILT_AUTH = "AUTH is not built yet, so nobody can authenticate; {}. Remove this key."
 IN_EARNEST = UNBUILT_AUTH.format("the server would take mail from anyone else")
-SELF_SIGNED = "Dev mode makes a self-signed one at its start."
 IN_DEV_MODE = UNBUILT_AUTH.format("in dev mode everyone may send")
 
 REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]]] = [
@@ -53,37 +51,11 @@ REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]
         [("listeners[0].auth_required", IN_EARNEST)],
         [("listeners[0].auth_required", IN_DEV_MODE)],
     ),
-    (
-        {"listeners": [{"address": ":25"}, {"address": ":465", "tls": "implicit"}]},
-        [("listeners[1].tls", "TLS is not built yet: this listener cannot be served.")],
-        [("listeners[1].tls", "TLS is not built yet: this listener is not started.")],
-    ),
-    (
-        {"listeners": [{"address": ":25", "tls": "starttls"}]},
-        [("listeners[0].tls", "TLS is not built yet: this listener cannot offer STARTTLS.")],
-        [("listeners[0].tls", "TLS is not built yet: this listener is in plain text.")],
-    ),
-    (
-        {"tls": {"enabled": True}},
-        [
-            ("tls.cert_file", "tls.enabled needs a certificate and its key; this one is not named."),
-            ("tls.key_file", "tls.enabled needs a certificate and its key; this one is not named."),
-            (
-                "tls.enabled",
-                "TLS is not built yet, and what was to be encrypted would not be. Set it to false to run without.",
-            ),
-        ],
-        [
-            ("tls.enabled", "TLS is not built yet, so nothing listens at :465; dev mode runs without it."),
-            ("tls.cert_file", f"tls.enabled needs a certificate and its key; this one is not named. {SELF_SIGNED}"),
-            ("tls.key_file", f"tls.enabled needs a certificate and its key; this one is not named. {SELF_SIGNED}"),
-        ],
-    ),
 ]
 
 
 @pytest.mark.parametrize(("written", "refused", "warned"), REFUSED)
-def test_what_needs_tls_or_auth_refuses_to_start_but_in_dev_mode(
+def test_what_needs_auth_refuses_to_start_but_in_dev_mode(
     configure: Configure,
     written: dict[str, Any],
     refused: list[tuple[str, str]],
@@ -93,30 +65,10 @@ def test_what_needs_tls_or_auth_refuses_to_start_but_in_dev_mode(
     assert warnings(configure, {**written, "dev_mode": True}) == warned
 
 
-def test_tls_refuses_to_start_with_a_certificate_that_is_there(configure: Configure, tmp_path: Path) -> None:
-    for name in ("c.pem", "k.pem"):
-        (tmp_path / name).touch()
-    written = {"tls": {"enabled": True, "cert_file": "c.pem", "key_file": "k.pem"}}
-    assert [key for key, _ in problems(configure, written)] == ["tls.enabled"]
-    written = {"tls": {"enabled": True, "lets_encrypt": {"enabled": True}}}
-    assert [key for key, _ in problems(configure, written)] == ["tls.enabled"]
-
-
 def test_auth_that_is_only_offered_is_a_warning(configure: Configure) -> None:
     says = "AUTH is not offered yet; allowed_relays decides who may relay."
     assert warnings(configure, {"auth": {"enabled": True}}) == [("auth.enabled", says)]
     assert warnings(configure, {"listeners": [{"address": ":587", "auth": True}]}) == [("listeners[0].auth", says)]
-
-
-def test_a_tls_section_that_is_off_may_say_anything(configure: Configure) -> None:
-    assert warnings(configure, {"tls": {"enabled": False, "cert_file": "nowhere"}}) == []
-
-
-def test_a_server_that_could_not_listen_does_not_start(configure: Configure) -> None:
-    written = {"dev_mode": True, "listeners": [{"address": ":465", "tls": "implicit"}]}
-    assert problems(configure, written) == [
-        ("listeners", "no listener is left that can be served; add one without TLS.")
-    ]
 
 
 # ---- listeners -----------------------------------------------------------------------------------
@@ -138,15 +90,24 @@ def test_two_listeners_share_neither_address_nor_name(configure: Configure) -> N
     assert warnings(configure, {"listeners": [free, free]}) == []
 
 
-def test_the_listeners_that_are_asked_for_and_those_that_are_served() -> None:
-    config = Config(dev_mode=True, tls=TlsSection(enabled=True))
-    assert [(listener.address, listener.tls) for listener in asked_listeners(config)] == [
-        ("127.0.0.1:2525", TlsMode.STARTTLS),
+def test_the_listeners_that_are_served() -> None:
+    assert [(one.name, one.tls) for one in effective_listeners(Config(tls=TlsSection(enabled=True)))] == [
+        (":2525", TlsMode.STARTTLS),
         (":465", TlsMode.IMPLICIT),
     ]
-    assert effective_listeners(config) == (ListenerSection(address="127.0.0.1:2525", name="127.0.0.1:2525"),)
-    named = ListenerSection(address=":26", name="in", relay=False, priority="high")
+    without = Config(tls=TlsSection(enabled=True, enable_starttls=False))
+    assert [one.tls for one in effective_listeners(without)] == [TlsMode.NONE, TlsMode.IMPLICIT]
+    assert [one.tls for one in effective_listeners(Config())] == [TlsMode.NONE]
+    named = ListenerSection(address=":26", name="in", relay=False, priority="high", tls=TlsMode.IMPLICIT)
     assert effective_listeners(Config(listeners=(named,))) == (named,)
+
+
+def test_dev_mode_speaks_tls_on_this_machine_alone_unless_told() -> None:
+    def addresses(tls: TlsSection) -> list[str]:
+        return [one.address for one in effective_listeners(Config(dev_mode=True, tls=tls))]
+
+    assert addresses(TlsSection(enabled=True)) == ["127.0.0.1:2525", DEV_TLS_ADDRESS]
+    assert addresses(TlsSection(enabled=True, listen_addr=":4650")) == ["127.0.0.1:2525", ":4650"]
 
 
 # ---- routes --------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ def test_the_example_of_the_original_is_read_to_the_letter() -> None:
     )
     assert [(warning.key, warning.says) for warning in loaded.warnings] == [
         ("auth.enabled", "AUTH is not offered yet; allowed_relays decides who may relay."),
-        ("tls.enabled", "TLS is not built yet, so nothing listens at :465; dev mode runs without it."),
+        (
+            "tls.listen_addr",
+            'dev mode listens at 127.0.0.1:2465 instead of ":465", a privileged port open to all.',
+        ),
         (
             "tls.cert_file",
             'found "/path/to/cert.pem", expected the name of a file that exists. '
@@ -56,7 +59,7 @@ def test_the_example_of_the_original_is_read_to_the_letter() -> None:
             "Dev mode makes a self-signed one at its start.",
         ),
     ]
-    assert [listener.address for listener in effective_listeners(loaded.config)] == [":2525"]
+    assert [listener.address for listener in effective_listeners(loaded.config)] == [":2525", "127.0.0.1:2465"]
 
 
 def test_every_example_that_ships_loads() -> None:
@@ -66,10 +69,10 @@ def test_every_example_that_ships_loads() -> None:
         assert load_config(str(path), {}, cwd=EXAMPLES).source == str(path)
 
 
-def test_the_example_does_not_start_in_earnest_until_tls_is_built() -> None:
+def test_the_example_does_not_start_in_earnest_without_its_certificate() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(str(EXAMPLE), {"ELEMTA_DEV_MODE": "false"}, cwd=EXAMPLE.parent)
-    assert [problem.key for problem in caught.value.problems] == ["tls.enabled", "tls.cert_file", "tls.key_file"]
+    assert [problem.key for problem in caught.value.problems] == ["tls.cert_file", "tls.key_file"]
 
 
 # ---- the search for the file ---------------------------------------------------------------------

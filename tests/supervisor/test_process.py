@@ -5,6 +5,7 @@ import os
 import signal
 import smtplib
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 from elemta.testing.process import ServerProcess
@@ -108,6 +110,9 @@ def test_the_command_line_replaces_every_configured_listener(tmp_path: Path, opt
     assert "listeners names all listeners" not in server.log
 
 
+ANYWHERE = {"enabled": True, "listen_addr": "127.0.0.1:0"}
+
+
 def certificate_events(server: ServerProcess) -> list[dict[str, Any]]:
     return [event for event in server.events if event["event"] == "tls.self_signed"]
 
@@ -115,17 +120,22 @@ def certificate_events(server: ServerProcess) -> list[dict[str, Any]]:
 def test_the_originals_example_runs_with_a_self_signed_certificate(tmp_path: Path) -> None:
     example = json.loads(EXAMPLE.read_text())
     places = {"listen_addr": "127.0.0.1:0", "queue_dir": "./queue"}
-    with ServerProcess(tmp_path, {**example, **places}) as server:
-        with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client") as client:
-            client.ehlo()
-            assert not client.has_extn("starttls")
+    tls = {**example["tls"], "listen_addr": "127.0.0.1:0"}
+    with ServerProcess(tmp_path, {**example, **places, "tls": tls}) as server:
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "queue" / "tls" / "self-signed.pem"))
+        clear, encrypted = (listener["port"] for listener in server.ready["listeners"])
+        trusting.check_hostname = False  # the example's hostname is not where it listens
+        with smtplib.SMTP("127.0.0.1", clear, local_hostname="client") as client:
+            client.starttls(context=trusting)
+            assert client.noop()[0] == 250
+        with smtplib.SMTP_SSL("127.0.0.1", encrypted, local_hostname="client", context=trusting) as client:
+            assert client.noop()[0] == 250
         assert server.stop() == 0
         server.start()
         assert server.stop() == 0
     first, second = certificate_events(server)
     assert first["level"] == "warning"
     assert first["missing"] == {"tls.cert_file": "/path/to/cert.pem", "tls.key_file": "/path/to/key.pem"}
-    assert first["starttls"] == "not offered by this version yet"
     assert (first["made"], second["made"]) == (True, False)
     assert {first["cert_file"], second["cert_file"]} == {str(tmp_path / "queue" / "tls" / "self-signed.pem")}
     assert stat.S_IMODE(Path(first["key_file"]).stat().st_mode) == 0o600
@@ -136,14 +146,14 @@ def test_the_originals_example_runs_with_a_self_signed_certificate(tmp_path: Pat
     "config",
     [
         {"dev_mode": True},
-        {"dev_mode": True, "tls": {"enabled": True, "cert_file": "c.pem", "key_file": "k.pem"}},
-        {"dev_mode": True, "tls": {"enabled": True, "lets_encrypt": {"enabled": True}}},
+        {"dev_mode": True, "tls": {**ANYWHERE, "cert_file": "c.pem", "key_file": "k.pem"}},
     ],
-    ids=["no TLS", "files that are there", "an authority"],
+    ids=["no TLS", "files that are there"],
 )
 def test_no_certificate_is_made_where_none_is_missing(tmp_path: Path, config: dict[str, Any]) -> None:
-    for name in ("c.pem", "k.pem"):
-        (tmp_path / name).touch()
+    issued = trustme.CA().issue_cert("mail.example.com")
+    issued.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "c.pem"))
     with ServerProcess(tmp_path, {**HOSTNAME, **config}) as server:
         assert server.stop() == 0
     assert certificate_events(server) == []
@@ -157,10 +167,22 @@ def test_a_missing_certificate_is_78_outside_dev_mode(tmp_path: Path) -> None:
     assert not (tmp_path / "queue").exists()
 
 
+def test_a_certificate_that_cannot_be_served_is_78(tmp_path: Path) -> None:
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).touch(mode=0o600)
+    ended = run(
+        tmp_path, {"listen_addr": "127.0.0.1:0", "tls": {**ANYWHERE, "cert_file": "c.pem", "key_file": "k.pem"}}
+    )
+    assert ended.returncode == 78
+    assert last_line(ended) == (
+        "elemta: TLS cannot be served: c.pem holds no certificate in PEM (-----BEGIN CERTIFICATE-----)."
+    )
+
+
 def test_a_certificate_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "queue").mkdir()
     (tmp_path / "queue" / "tls").write_text("a file")
-    ended = run(tmp_path, {"listen_addr": "127.0.0.1:0", "dev_mode": True, "tls": {"enabled": True}})
+    ended = run(tmp_path, {"listen_addr": "127.0.0.1:0", "dev_mode": True, "tls": ANYWHERE})
     assert ended.returncode == 1
     assert last_line(ended).startswith("elemta: no certificate can be made")
     assert str(tmp_path / "queue" / "tls") in last_line(ended)
