@@ -73,6 +73,14 @@ class Desk(Protocol):
         ...
 
 
+class ServerSecret(Protocol):
+    """A secret of the server, the same on all nodes and after a restart."""
+
+    async def get(self) -> bytes:
+        """The secret. Raises `OSError`."""
+        ...
+
+
 @frozen
 class Backends:
     """Whom attempts ask."""
@@ -81,6 +89,7 @@ class Backends:
     checks: PasswordChecks
     book: FailureBook
     validator: TokenValidator | None
+    secret: ServerSecret
     log: FilteringBoundLogger
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import trio
-from attrs import field, frozen
+from attrs import frozen
 
 from elemta.auth.attempt import Attempt, Backends
 from elemta.auth.base import User, UsersAway
@@ -47,17 +47,13 @@ LOGIN_NOTE_SECONDS = 3600.0
 
 @frozen
 class LoginOptions:
-    """What the operator wants. `seconds` are for one step of an exchange, `failures` those of a session before 421.
-
-    `secret` is the server's, the same on all nodes and after a restart: SCRAM's salts of unknown users come from it.
-    """
+    """What the operator wants. `seconds` are for one step of an exchange, `failures` those of a session before 421."""
 
     mechanisms: tuple[str, ...]
     senders: SenderRule
     seconds: float
     failures: int
     scope: str = ""
-    secret: bytes = field(default=b"", repr=False)
 
 
 class Authenticator:
@@ -80,6 +76,8 @@ class Authenticator:
         self.metrics = metrics
         self._chance = chance
         self._questions = Questions()
+        #: SCRAM's salts of unknown users come from it.
+        self._secret = b""
         self._open = False
         self._trouble = "the users have not been asked for yet"
         self._next_log = 0.0
@@ -109,13 +107,21 @@ class Authenticator:
         while True:
             try:
                 await self._backends.users.open()
+                if self._makes_verifiers:
+                    self._secret = await self._backends.secret.get()
                 break
-            except UsersAway as error:
+            except (UsersAway, OSError) as error:
                 self.trouble_with(error)
             await trio.sleep(pause)
             pause = min(2 * pause, MAX_RETRY_SECONDS)
         self._open = True
         self._trouble = ""
+
+    async def aclose(self) -> None:
+        """Let go of users and validator, once `run` has ended."""
+        await self._backends.users.close()
+        if self._backends.validator is not None:
+            await self._backends.validator.aclose()
 
     # ---- for sessions --------------------------------------------------------------------------------
 
@@ -137,7 +143,7 @@ class Authenticator:
             nonce=base64.b64encode(self._chance(NONCE_OCTETS)).decode(),
             binding=facts.binding,
             offers_plus=PLUS_MECHANISM in self.mechanisms(facts),
-            secret=options.secret,
+            secret=self._secret,
             scope=options.scope,
         )
         exchange = begin(mechanism, circumstances)

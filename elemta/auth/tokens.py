@@ -19,3 +19,7 @@ class TokenValidator(Protocol):
     async def owner(self, token: str) -> str | None:
         """The name of the user whom a token stands for; None where it is not good. Raises `ValidatorAway`."""
         ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...

@@ -106,6 +106,17 @@ class Tokens:
             raise ValidatorAway("tokens: gone")
         return self.owners.get(token)
 
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class KeptSecret:
+    """The server's secret."""
+
+    async def get(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"the server's secret"
+
 
 class CountingHasher(PasswordHasher):
     """The real one; counts what it was asked for."""
@@ -146,12 +157,13 @@ class House:
             checks=self.checks,
             book=self.book,
             validator=self.tokens,
+            secret=KeptSecret(),
             log=structlog.wrap_logger(None, processors=[self.capture]),
         )
-        chosen = {"mechanisms": MECHANISMS, "senders": SenderRule.LISTED, "seconds": 10.0, "failures": 3} | options
+        usual = LoginOptions(MECHANISMS, SenderRule.LISTED, seconds=10.0, failures=3, scope="mail")
         self.authenticator = Authenticator(
             self.backends,
-            LoginOptions(secret=b"the server's secret", scope="mail", **chosen),
+            evolve(usual, **options),
             clock=Wall(),
             metrics=self.metrics,
             chance=random.Random(1).randbytes,

@@ -381,7 +381,7 @@ async def test_users_that_cannot_be_cancelled_are_away_at_the_deadline(autojump_
             with trio.CancelScope(shield=True):
                 await trio.sleep(60)
 
-        house.people.find = stubborn  # type: ignore[method-assign,assignment]  # a database runs to its own deadline
+        house.people.find = stubborn  # type: ignore[method-assign]  # a database runs to its own deadline
         started = trio.current_time()
         assert await say(house, "alice@example.com", PASSWORD) == Denied(AWAY, Cause.AWAY)
         assert trio.current_time() - started == pytest.approx(10.0)

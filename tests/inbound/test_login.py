@@ -17,7 +17,7 @@ from elemta.config.sections import TimeoutsSection
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.service import Bound, InboundService
 from elemta.net.base import Endpoint
-from tests.auth.people import PASSWORD, House
+from tests.auth.people import LIMITS, PASSWORD, House
 from tests.inbound.world import Client, World
 
 ALICE = "alice@example.com"
@@ -52,11 +52,11 @@ async def site(
     *,
     listener: ListenerOptions = LISTENER,
     local: str = "127.0.0.1",
-    limits: FailureLimits | None = None,
+    limits: FailureLimits = LIMITS,
     house: dict[str, Any] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Site]:
-    home = House(**({"limits": limits} if limits else {}), **(house or {}))
+    home = House(limits=limits, **(house or {}))
     here = Site(home, listener, local, **changes)
     async with trio.open_nursery() as nursery:
         await nursery.start(home.authenticator.run)
