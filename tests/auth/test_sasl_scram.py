@@ -145,6 +145,12 @@ def test_an_unknown_user_is_refused_like_a_wrong_password() -> None:
     assert login(scram(), client("pencil"), None) == login(scram(), client("wrong"), RFC_7677)
 
 
+def test_an_unknown_user_is_refused_even_by_a_right_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can make such a proof; should somebody ever know the fake's keys, they are still nobody's."""
+    monkeypatch.setattr("elemta.auth.sasl.scram.fake_verifier", lambda name, secret: RFC_7677)
+    assert login(scram(), client("pencil"), None) == Refused("the proof is wrong", Fault.CREDENTIALS)
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 MALFORMED_FIRST = [

@@ -3,7 +3,6 @@
 import statistics
 import time
 
-
 from elemta.auth.passwords import PasswordHasher, Verdict
 
 ATTEMPTS = 200
