@@ -1,4 +1,4 @@
-"""A real Dovecot that serves LMTP with configuration, Maildirs, log of its own.
+"""A real Dovecot that serves LMTP, or a Postfix's SASL, with configuration, Maildirs, log of its own.
 
 What is not here: assertions. Dovecot starts as root only, gives up its rights itself, needs folders that its own user
 can reach: pytest's are not.
@@ -30,6 +30,8 @@ first_valid_gid = 1
 default_login_user = nobody
 postmaster_address = postmaster@example.com
 recipient_delimiter = +
+auth_mechanisms = plain login scram-sha-256
+disable_plaintext_auth = no
 passdb {{
   driver = passwd-file
   args = {folder}/users
@@ -37,6 +39,11 @@ passdb {{
 userdb {{
   driver = passwd-file
   args = {folder}/users
+}}
+service auth {{
+  unix_listener auth-postfix {{
+    mode = 0666
+  }}
 }}
 service lmtp {{
   unix_listener lmtp {{
@@ -50,19 +57,27 @@ service lmtp {{
 """
 
 
+#: The password of every user.
+PASSWORD = "x"
+
+
 class Dovecot:
-    """Runs while entered; knows `users` and nobody else. `folder` must be reachable for every user."""
+    """Runs while entered; knows `users` and nobody else. `folder` must be reachable for every user.
+
+    `sasl` is the socket for Postfix's `smtpd_sasl_path`.
+    """
 
     def __init__(self, program: Path, folder: Path, *, port: int, users: tuple[str, ...]) -> None:
         self.port = port
         self.socket = folder / "run" / "lmtp"
+        self.sasl = folder / "run" / "auth-postfix"
         self._program = program
         self._folder = folder
         for name in ("run", "mail"):
             (folder / name).mkdir(mode=0o755)
         shutil.chown(folder / "mail", "nobody")
         uid = pwd.getpwnam("nobody").pw_uid
-        homes = "".join(f"{user}:{{plain}}x:{uid}:{uid}::{folder}/mail/{user}\n" for user in users)
+        homes = "".join(f"{user}:{{plain}}{PASSWORD}:{uid}:{uid}::{folder}/mail/{user}\n" for user in users)
         (folder / "users").write_text(homes)
         (folder / "dovecot.conf").write_text(_CONF.format(folder=folder, port=port, uid=uid))
 

@@ -73,9 +73,14 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 class Postfix:
-    """Runs while entered. `folder` must be reachable for every user. `relay_port` is where mail for others goes."""
+    """Runs while entered. `folder` must be reachable for every user. `relay_port` is where mail for others goes.
 
-    def __init__(self, program: Path, folder: Path, *, port: int, relay_port: int = 9, extra: str = "") -> None:
+    `extra` is added to main.cf, `services` to master.cf.
+    """
+
+    def __init__(
+        self, program: Path, folder: Path, *, port: int, relay_port: int = 9, extra: str = "", services: str = ""
+    ) -> None:
         self.port = port
         self._program = program
         self._conf = folder / "conf"
@@ -88,7 +93,7 @@ class Postfix:
         words = {"folder": folder, "port": port, "relay_port": relay_port, "domain": LOCAL_DOMAIN, "extra": extra}
         words["uid"] = pwd.getpwnam("nobody").pw_uid
         (self._conf / "main.cf").write_text(_MAIN.format(**words))
-        (self._conf / "master.cf").write_text(_MASTER.format(**words))
+        (self._conf / "master.cf").write_text(_MASTER.format(**words) + services)
 
     def __enter__(self) -> Self:
         self._run("start")
