@@ -10,9 +10,9 @@ import re
 
 from elemta.auth.passwords_form import Form, UnknownForm, bounded
 
-#: OWASP's Password Storage Cheat Sheet, the least it accepts: 19 MiB, two passes, one lane. 40 ms of one core on two
-#: cores at 2.x GHz. RFC 9106 §4 would rather have 64 MiB, three passes, four lanes (175 ms there): four times the
-#: memory and the time are also what each wrong password of a stranger would cost us, on a server with 512 MiB.
+#: OWASP's Password Storage Cheat Sheet, the least it accepts: 19 MiB, two passes, one lane. 40 ms on the two slow cores
+#: where all times here were measured. RFC 9106 §4 would rather have 64 MiB, three passes, four lanes (175 ms there):
+#: that much memory and time each wrong password of a stranger would cost us, on a server that may have 512 MiB.
 MEMORY_KIB = 19 * 1024
 PASSES = 2
 LANES = 1

@@ -1,4 +1,4 @@
-"""Names and passwords as they are compared: the one door for setting them, as well as for logging in.
+"""The one form in which names or passwords are compared, whether they are set or logged in with.
 
 What is not here: hashing (`auth.passwords`), looking up (`auth.users_…`). Failures raised: `Unfit`, with a text that
 says what is wrong and repeats nothing.
