@@ -10,6 +10,7 @@ from attrs import evolve
 
 from elemta.config.sections import StorageSection
 from elemta.simulation.clock import chance_of
+from elemta.simulation.encryption import with_tls
 from elemta.simulation.nodes import ClockStep, Drain, LinkPlan, NodePlan, Span
 from elemta.simulation.scenario import SERVER_ADDRESS, Scenario, draw
 
@@ -31,12 +32,12 @@ def draw_world(seed: int, store: str) -> Scenario:
     """The scenario of a seed for the store named: one seed in three is a fleet on the memory store."""
     if store == "memory" and seed % FLEET_EVERY == FLEET_EVERY - 1:
         return draw_fleet(seed)
-    return draw(seed)
+    return with_tls(draw(seed))
 
 
 def draw_fleet(seed: int, nodes: int = 0) -> Scenario:
     """A fleet of so many nodes, of two to four when 0: the world of the seed, with the troubles of each node."""
-    alone = draw(seed)
+    alone = with_tls(draw(seed))
     chance = chance_of(seed, "fleet")
     size = nodes or chance.choice(_SIZES)
     lease = chance.choice(_LEASES)

@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from elemta.config.sections import Config
 from elemta.observe.metrics import Metrics
 from elemta.queue.service import QueueService
+from elemta.simulation.channel import Contexts
 from elemta.simulation.clock import VirtualClock
 from elemta.simulation.freezer import Freezer
 from elemta.simulation.keeper import StoreGiver, runtime_of
@@ -26,11 +27,12 @@ from elemta.simulation.network import VirtualNetwork
 from elemta.simulation.nodes import Drain, NodePlan
 from elemta.simulation.record import Record
 from elemta.simulation.resolver import ScriptedResolver
-from elemta.simulation.scenario import SERVER_ADDRESS, Scenario
+from elemta.simulation.scenario import CERT_FILE, SERVER_ADDRESS, Scenario
 from elemta.storage.base import StoreUnavailable
 from elemta.storage.inbox import MemoryInbox
-from elemta.supervisor.build import Stores, Watch, World, bind, build_server
+from elemta.supervisor.build import Security, Stores, Watch, World, bind, build_server
 from elemta.supervisor.server import Server
+from elemta.supervisor.tls import load_server_tls
 
 
 @frozen(eq=False)
@@ -43,6 +45,7 @@ class Surroundings:
     inbox: MemoryInbox
     freezer: Freezer
     stores: StoreGiver
+    certificates: Contexts | None = None
 
 
 @frozen
@@ -105,7 +108,7 @@ class Life:
 
     async def _serve(self) -> None:
         around = self._around
-        config = _config_at(around.scenario.config, self._plan.address)
+        config = _config_at(around.scenario.config, self._plan.address, around.certificates)
         bound = await bind(config, self._machine)
         resolver = ScriptedResolver(around.scenario.names, self._runtime.chance)
         outside = World(self._runtime, self._machine, resolver)
@@ -115,7 +118,8 @@ class Life:
             stores = Stores(self._given.faults, around.inbox)
         else:
             stores = Stores(shared, around.inbox, shared, self._plan.name)
-        self.server = build_server(config, outside, stores, bound=bound, watch=watch)
+        security = Security(tls=await load_server_tls(config, self._runtime, watch))
+        self.server = build_server(config, outside, stores, bound=bound, watch=watch, security=security)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.server.run)
             around.record.note("server", self._plan.address, "serves")
@@ -156,11 +160,23 @@ class Life:
         self._around.freezer.thaw(self)
 
 
-def _config_at(config: Config, address: str) -> Config:
-    """The configuration of the node at an address: its own listeners, everything else as the others have it."""
+def _config_at(config: Config, address: str, certificates: Contexts | None) -> Config:
+    """The configuration of the node at an address: its own listeners, the world's files, all else as it is drawn."""
+    if certificates is not None:
+        config = _with_files(config, certificates)
     if address == SERVER_ADDRESS:
         return config
     listeners = tuple(
         evolve(each, address=each.address.replace(SERVER_ADDRESS, address, 1)) for each in config.listeners
     )
-    return evolve(config, listen_addr=f"{address}:25", listeners=listeners)
+    tls = evolve(config.tls, listen_addr=config.tls.listen_addr.replace(SERVER_ADDRESS, address, 1))
+    return evolve(config, listen_addr=f"{address}:25", listeners=listeners, tls=tls)
+
+
+def _with_files(config: Config, certificates: Contexts) -> Config:
+    tls = evolve(config.tls, cert_file=certificates.file(CERT_FILE), key_file=certificates.file(CERT_FILE))
+    routes = tuple(
+        evolve(route, tls_ca_file=certificates.file(route.tls_ca_file)) if route.tls_ca_file else route
+        for route in config.routes
+    )
+    return evolve(config, tls=tls, routes=routes)

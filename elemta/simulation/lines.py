@@ -1,23 +1,36 @@
-"""Lines over a virtual stream, for scripted clients, for scripted hosts.
+"""Lines over a virtual connection, for scripted clients, for scripted hosts.
 
 What is not here: what the lines say. It is a small reader of its own, not the product's: what is rehearsed must not be
 judged by its own parser. Failures raised: Trio's resource errors.
 """
 
-import trio
+from typing import Protocol
 
-from elemta.net.base import Stream
+import trio
 
 #: Octets read at a time.
 _READ_OCTETS = 65536
 
 
+class Source(Protocol):
+    """Where the octets come from."""
+
+    async def receive_some(self, max_octets: int, /) -> bytes:
+        """At most so many octets, empty at the peer's end."""
+        ...
+
+
 class Lines:
     """Reads lines that end in CRLF."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Source) -> None:
         self.stream = stream
         self._buffer = b""
+
+    @property
+    def buffered(self) -> bytes:
+        """What came behind the last line that was read."""
+        return self._buffer
 
     async def line(self) -> bytes | None:
         """The next line without its end; None when the peer has ended."""
@@ -52,6 +65,6 @@ class Lines:
                 return int(line[:3]), " ".join(texts)
 
     async def _more(self) -> bool:
-        piece = bytes(await self.stream.receive_some(_READ_OCTETS))
+        piece = await self.stream.receive_some(_READ_OCTETS)
         self._buffer += piece
         return bool(piece)

@@ -25,6 +25,34 @@ class Manner(enum.Enum):
 LATER_TIMES = 2
 
 
+class Handshake(enum.Enum):
+    """What comes of STARTTLS, of a handshake at a port of implicit TLS."""
+
+    WORKS = "works"
+    #: 454 instead of 220 (RFC 3207 §4).
+    REFUSED = "refused"
+    #: Nothing more is said, and nothing read.
+    STALLS = "stalls"
+    #: Something that is no TLS is said instead.
+    GARBAGE = "garbage"
+    #: The connection ends.
+    CLOSES = "closes"
+    #: It works, but behind the reply in clear stood more, as if somebody on the way had put it there.
+    INJECTED = "injected"
+
+
+class Shown(enum.Enum):
+    """Which certificate a host shows."""
+
+    GOOD = "good"
+    OTHER_NAME = "other-name"
+    OTHER_AUTHORITY = "other-authority"
+
+
+#: What stands in the replies of `Handshake.INJECTED`: nobody may believe it.
+INJECTED_WORDS = "said before TLS"
+
+
 def manner_of(recipient: str) -> Manner:
     """The manner of a recipient's address."""
     word = recipient.partition("-")[0]
@@ -49,6 +77,10 @@ class Personality:
     * `helo_only`: it does not know EHLO. `pipelining`: it offers it.
     * `lmtp`: it speaks LMTP at `LMTP_PORT`: a final reply for each recipient (RFC 2033 §4.2), each of which
       `final_defers` counts.
+    * `starttls`: what becomes of it in the first connection that says EHLO, in the second, …, the last of these from
+      then on; None offers none. `shown` is the host's certificate. An `old_tls` host knows TLS 1.2 at most.
+    * `requiretls`: it offers REQUIRETLS (RFC 8689) under TLS.
+    * `implicit_tls`: it listens at `SMTPS_PORT`, where TLS comes first.
     * `off`: its machine is off, connections are refused. `silent`: nothing comes through.
     """
 
@@ -67,12 +99,19 @@ class Personality:
     helo_only: bool = False
     pipelining: bool = True
     lmtp: bool = False
+    starttls: tuple[Handshake | None, ...] = (None,)
+    shown: Shown = Shown.GOOD
+    old_tls: bool = False
+    requiretls: bool = False
+    implicit_tls: bool = False
     off: tuple[Span, ...] = ()
     silent: tuple[Span, ...] = ()
 
 
 #: Where the hosts that speak LMTP listen: the port that Dovecot's manual gives to it.
 LMTP_PORT = 24
+#: RFC 8314 §3.3.
+SMTPS_PORT = 465
 #: Seconds that a stalled final reply takes: beyond the ten minutes that RFC 5321 §4.5.3.2.6 gives it.
 STALL_SECONDS = 900.0
 #: Octets within which a connection breaks: a greeting, a dialogue, a small mail.

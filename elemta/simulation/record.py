@@ -13,6 +13,7 @@ import trio
 from attrs import define, field, frozen
 
 from elemta.mail.outcome import Attempt
+from elemta.simulation.personality import Handshake
 from elemta.simulation.pipe import VirtualStream, Wire
 from elemta.storage.base import Verb
 from elemta.storage.records import QueuedMail
@@ -60,6 +61,8 @@ class Answer(enum.Enum):
     INCOMPLETE = "incomplete"
     #: The final dot went out, and no answer came.
     UNKNOWN = "unknown"
+    #: It was said in clear behind STARTTLS: nobody may believe it (RFC 3207 §4.2).
+    INJECTED = "injected"
 
 
 @frozen
@@ -98,6 +101,41 @@ class Kept:
     def answered(self) -> bool:
         """True when the server has read the final reply."""
         return self.wire is not None and self.wire.taken >= self.upto
+
+
+@frozen
+class Heard:
+    """A recipient that a host was told of at RCPT, by the server at the address `server`.
+
+    `encrypted` says whether over TLS, `certified` whether the host's certificate is good. `requiretls` is what it
+    offered there, `asked` what MAIL said.
+    """
+
+    at: float
+    host: str
+    server: str
+    sender: str
+    recipient: str
+    encrypted: bool = False
+    certified: bool = False
+    requiretls: bool = False
+    asked: bool = False
+    lmtp: bool = False
+
+
+@frozen
+class Shaken:
+    """A client's handshake with the server; `meant` is what the client had in mind, `worked` whether TLS came of it.
+
+    `cut` says whether the client's own connection was to break then.
+    """
+
+    began: float
+    ended: float
+    client: str
+    meant: Handshake
+    cut: bool
+    worked: bool
 
 
 @frozen
@@ -214,6 +252,12 @@ class Record:
         self.sent: dict[str, bytes] = {}
         self.submitted: list[Submitted] = []
         self.kept: list[Kept] = []
+        #: Recipients that hosts were told of.
+        self.heard: list[Heard] = []
+        #: Handshakes of clients.
+        self.shaken: list[Shaken] = []
+        #: What the server said to clients or hosts that TLS forbids, in sentences.
+        self.slips: list[str] = []
         self.passages: dict[str, Passage] = {}
         self.complaints: list[Complaint] = []
         self.crashes: list[float] = []
@@ -261,6 +305,15 @@ class Record:
         """A host kept a mail."""
         self.kept.append(kept)
         self.note("host", kept.host, "kept", kept.tag or "report", kept.recipient, *kept.about)
+
+    def shake(self, shaken: Shaken) -> None:
+        """A client's handshake is over."""
+        self.shaken.append(shaken)
+        self.note("client", shaken.client, "shook hands" if shaken.worked else "shook no hands", shaken.meant.value)
+
+    def slip(self, *words: object) -> None:
+        """The server said what TLS forbids."""
+        self.slips.append(f"at {trio.current_time():.3f} {' '.join(map(str, words))}")
 
     def begin_transaction(self, stream: VirtualStream, destination: str) -> None:
         """A host sees a mail come in. Those whose client has left already do not count."""

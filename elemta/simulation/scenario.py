@@ -30,6 +30,8 @@ CLIENT_NETWORK = "203.0.113.0/24"
 #: Where every sender has its mailbox, so that reports arrive somewhere.
 SENDER_DOMAIN = "senders.test"
 SENDER_ADDRESS = "198.51.100.250"
+#: The names of files in configurations: a world with TLS puts its own in their place.
+CA_FILE, CERT_FILE = "authority.pem", "server.pem"
 #: Hours for which the store keeps what the world's end is judged by.
 _KEPT_HOURS = 1_000_000.0
 _DAY = 86_400.0
@@ -72,6 +74,12 @@ class Scenario:
                 steps=self.steps,
             ),
         )
+
+    @property
+    def speaks_tls(self) -> bool:
+        """True when anybody in it may speak TLS."""
+        offers = any(nature.implicit_tls or nature.starttls != (None,) for nature in self.hosts.values())
+        return offers or self.config.tls.enabled
 
     @property
     def is_calm(self) -> bool:

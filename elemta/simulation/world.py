@@ -15,6 +15,7 @@ import trio
 
 from elemta.config.sections import TransportName
 from elemta.queue.shared import as_shared
+from elemta.simulation.channel import Contexts
 from elemta.simulation.clients import Client
 from elemta.simulation.clock import VirtualClock, chance_of, run_virtual
 from elemta.simulation.freezer import Freezer
@@ -38,12 +39,25 @@ _CALM_SECONDS = 30.0
 def simulate(scenario: Scenario, keeper: Keeper) -> Record:
     """Run a world to its end; what happened. A world of several nodes needs a keeper of one `MemoryStore`."""
     record = Record()
-    run_virtual(_World(scenario, keeper, record).run, seed=scenario.seed)
+    with _certificates(scenario) as certificates:
+        run_virtual(_World(scenario, keeper, record, certificates).run, seed=scenario.seed)
     return record
 
 
+@contextmanager
+def _certificates(scenario: Scenario) -> Iterator[Contexts | None]:
+    if not scenario.speaks_tls:
+        yield None
+        return
+    from elemta.simulation.certificates import certificates  # late: it imports what is slow
+
+    named = (name for name, known in scenario.names.items() if known.addresses)
+    with certificates([scenario.config.hostname, *named]) as made:
+        yield made
+
+
 class _World:
-    def __init__(self, scenario: Scenario, keeper: Keeper, record: Record) -> None:
+    def __init__(self, scenario: Scenario, keeper: Keeper, record: Record, certificates: Contexts | None) -> None:
         self.scenario = scenario
         self.record = record
         #: The true time, with which no node's clock steps: that of the store that nodes share.
@@ -59,7 +73,8 @@ class _World:
             stores = together(shared, scenario.store, record=record, chance=chance)
         self.shared = shared
         self.keeper = keeper
-        around = Surroundings(scenario, record, self.network, MemoryInbox(), self.freezer, stores)
+        self.certificates = certificates
+        around = Surroundings(scenario, record, self.network, MemoryInbox(), self.freezer, stores, certificates)
         self.seats = [Seat(around, plan) for plan in scenario.plans]
 
     async def run(self) -> None:
@@ -109,14 +124,20 @@ class _World:
                     nursery.start_soon(give_rest, self.shared, plan.name, span, self.record)
 
     def _hosts(self) -> list[RemoteHost]:
-        smarthost = any(route.transport is TransportName.SMTP for route in self.scenario.config.routes)
+        routes = self.scenario.config.routes
+        smarthost = any(route.transport is TransportName.SMTP and route.domain == "*" for route in routes)
 
         def destination(domain: str) -> str:
             return "relay" if smarthost else domain
 
         return [
             RemoteHost(
-                address, personality, record=self.record, chance=self._chance("host", address), destination=destination
+                address,
+                personality,
+                record=self.record,
+                chance=self._chance("host", address),
+                destination=destination,
+                contexts=self.certificates,
             )
             for address, personality in self.scenario.hosts.items()
         ]
@@ -132,7 +153,13 @@ class _World:
             nursery.start_soon(operator.run, self.scenario.orders)
             for script in self.scenario.clients:
                 machine = self.network.host(script.address)
-                client = Client(script, machine, record=self.record, chance=self._chance("client", script.address))
+                client = Client(
+                    script,
+                    machine,
+                    record=self.record,
+                    chance=self._chance("client", script.address),
+                    contexts=self.certificates,
+                )
                 nursery.start_soon(client.run, *servers)
 
     async def _read_attempts(self) -> None:

@@ -20,6 +20,14 @@ from elemta.simulation.record import Answer, Kept, Passage, Record, Settled, Sub
 from elemta.simulation.scenario import SENDER_ADDRESS, Scenario
 from elemta.storage.records import QueueState, RecipientStatus
 from elemta.storage.rules import INTERRUPTED
+from elemta.testing.encryption import (
+    demands_are_kept,
+    encrypted_where_it_works,
+    handshakes_end,
+    nothing_before_tls_is_believed,
+    nothing_forbidden_is_said,
+    requiretls_is_kept,
+)
 from elemta.testing.obedience import AMPLE_WORKERS, deleted_stays_away, held_stays_held, obeyed_at_once
 from elemta.testing.precedence import higher_goes_first, priority_as_asked
 from elemta.testing.sharing import (
@@ -302,4 +310,10 @@ CHECKS: tuple[Check, ...] = (
     interrupted_is_recorded,
     adopted_for_a_reason,
     adopted_in_time,
+    nothing_forbidden_is_said,
+    demands_are_kept,
+    requiretls_is_kept,
+    encrypted_where_it_works,
+    nothing_before_tls_is_believed,
+    handshakes_end,
 )
