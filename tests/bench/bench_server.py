@@ -3,6 +3,8 @@
     python -m tests.bench.bench_server accept [--rounds 3] [--mails 2000] [--case "S50 kept"]
     python -m tests.bench.bench_server relay
     python -m tests.bench.bench_server latency [--rounds 3] [--mails 2000]
+    python -m tests.bench.bench_server tls [--rounds 3] [--mails 2000]
+    python -m tests.bench.bench_server logins [--rounds 3]
     python -m tests.bench.bench_server backlog [--queued 0 10000 1000000]
     python -m tests.bench.bench_server idle [--connections 1000]
     python -m tests.bench.bench_server stores [--rounds 3] [--mails 2000] [--case S50]
@@ -11,8 +13,8 @@
 
 Every server stores on the same disk. Postfix parks what it takes in hold; Elemta delivers to `discard`, which costs it
 an attempt, its record and its removal for each mail. The load is Postfix's smtp-source, for `latency` a client of our
-own. smtp-sink, which throws mail away, is the ceiling of the tool. `backlog` is about Elemta alone.
-Only the ratios of one run travel to another machine. Needs root (Postfix) and Debian's postfix.
+own, for `tls` openssl and stunnel as well. smtp-sink, which throws mail away, is the ceiling of the tool. `backlog` is
+about Elemta alone. Only the ratios of one run travel to another machine. Needs root (Postfix) and Debian's postfix.
 """
 
 import argparse
@@ -26,10 +28,12 @@ from rich.progress import Progress
 
 from elemta.datasource.options import Dialect
 from elemta.testing.process import ServerProcess
-from tests.bench import backlog, latency
+from tests.bench import backlog, encryption, latency, logins
 from tests.bench.backlog import measure_backlog
+from tests.bench.encryption import measure_encryption
 from tests.bench.latency import measure_latency
-from tests.bench.servers import CASE_SECONDS, CASES, LOOK_SECONDS, aiosmtpd, elemta, load, place, postfix, sink
+from tests.bench.logins import measure_logins
+from tests.bench.servers import CASE_SECONDS, CASES, LIMITS, LOOK_SECONDS, aiosmtpd, elemta, load, place, postfix, sink
 from tests.bench.stores import count_syncs, measure_nodes, measure_stores
 from tests.bench.tables import Samples, show, show_growth, show_nodes, show_stores
 
@@ -75,8 +79,7 @@ def measure_idle(connections: int) -> None:
     """Memory of idle connections: resident KiB of the server before and after."""
     with place() as folder:
         config = {"hostname": "elemta.example.com", "dev_mode": True}
-        many = {"max_connections_per_address": 10_000, "max_connections_per_network": 10_000, "max_connections": 10_000}
-        with ServerProcess(folder, {**config, "limits": many}) as server:
+        with ServerProcess(folder, {**config, "limits": LIMITS}) as server:
             steps = [count for count in (0, 100, 1000, 5000) if count <= connections]
             held: list[socket.socket] = []
             first = 0
@@ -102,7 +105,9 @@ def _resident_kib(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("accept", "relay", "latency", "backlog", "idle", "stores", "syncs", "nodes"))
+    parser.add_argument(
+        "what", choices=("accept", "relay", "latency", "backlog", "tls", "logins", "idle", "stores", "syncs", "nodes")
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mails", type=int)
     parser.add_argument("--connections", type=int, default=5000)
@@ -129,6 +134,10 @@ def main() -> None:
                 show_nodes(runs, f"nodes on one {dialect.value}: {chosen.mails} mails, {medians}")
         case "latency":
             show(measure_latency(chosen.rounds, chosen.mails), latency.ROWS, f"latency: ten sessions, 4 KiB, {medians}")
+        case "tls":
+            show(measure_encryption(chosen.rounds, chosen.mails), encryption.ROWS, f"TLS: {medians}")
+        case "logins":
+            show(measure_logins(chosen.rounds), logins.ROWS, f"logins: ten sessions, {medians}")
         case "backlog":
             samples = measure_backlog(chosen.queued, chosen.rounds, chosen.mails)
             show_growth(samples, [str(size) for size in chosen.queued], f"backlog: {backlog.CASE}, {medians}")

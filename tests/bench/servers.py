@@ -35,7 +35,10 @@ CASE_SECONDS = 300
 #: Between two looks at another process, which cannot tell us when.
 LOOK_SECONDS = 0.01
 _UNTHROTTLED = "in_flow_delay = 0\nsmtpd_client_connection_count_limit = 0"
-_HOLD = f"smtpd_data_restrictions = check_client_access static:HOLD\n{_UNTHROTTLED}"
+HOLD = f"smtpd_data_restrictions = check_client_access static:HOLD\n{_UNTHROTTLED}"
+
+#: Limits that no load of ours meets.
+LIMITS = {"max_connections_per_address": 10_000, "max_connections_per_network": 10_000, "max_connections": 10_000}
 
 _AIOSMTPD = """
 import asyncio, os, sys, uuid
@@ -121,12 +124,11 @@ def load(port: int, case: str, mails: int) -> float:
 def elemta_process(folder: Path, *, relay_to: int | None = None) -> Iterator[ServerProcess]:
     """Elemta with its queue in `folder`; a queue that lies there already is taken up. Stopped in order at the end."""
     way = {"transport": "discard"} if relay_to is None else {"transport": "smtp", "host": "127.0.0.1", "port": relay_to}
-    limits = {"max_connections_per_address": 10_000, "max_connections_per_network": 10_000, "max_connections": 10_000}
     config = {
         "hostname": "elemta.example.com",
         "allowed_relays": ["127.0.0.1"],
         "routes": [{"domain": "*", **way}],
-        "limits": limits,
+        "limits": LIMITS,
     }
     with ServerProcess(folder, config) as server:
         yield server
@@ -142,7 +144,7 @@ def elemta(folder: Path, *, relay_to: int | None = None) -> Iterator[int]:
 @contextmanager
 def postfix(folder: Path, *, relay_to: int | None = None) -> Iterator[int]:
     port = free_port()
-    extra = _HOLD if relay_to is None else _UNTHROTTLED
+    extra = HOLD if relay_to is None else _UNTHROTTLED
     folder.chmod(0o755)
     with Postfix(Path("/usr/sbin/postfix"), folder, port=port, relay_port=relay_to or 9, extra=extra):
         wait_for_port(port)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from elemta.testing.sink import RecordingSink
 from tests.conftest import UNDER_CI
@@ -16,6 +17,16 @@ from tests.conftest import UNDER_CI
 def sink() -> Iterator[RecordingSink]:
     with RecordingSink() as sink:
         yield sink
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and its certificate for mail.example.com, in one file."""
+    issued = trustme.CA().issue_cert("mail.example.com", "relay.example.com")
+    path = tmp_path_factory.mktemp("certificate") / "pair.pem"
+    path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    path.chmod(0o600)
+    return path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import resource
 import smtplib
-import socket
 import statistics
 import threading
 import time
@@ -50,7 +49,7 @@ def flood(wire: Wire, pieces: Iterator[bytes]) -> bytes:
     try:
         for piece in pieces:
             wire.send(piece)
-        wire.socket.shutdown(socket.SHUT_WR)
+        wire.end()
     except OSError:
         pass  # the server has had enough, as it may
     reader.join()

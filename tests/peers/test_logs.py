@@ -2,7 +2,6 @@
 
 import json
 import random
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +86,7 @@ def session(port: int, seed: int) -> None:
                 with suppress(TimeoutError):
                     wire.socket.recv(65536)
             wire.socket.settimeout(30)
-            wire.socket.shutdown(socket.SHUT_WR)
+            wire.end()
             while wire.socket.recv(65536):
                 continue
 

@@ -10,6 +10,7 @@ import pytest
 
 from elemta.testing.process import ServerProcess
 from elemta.testing.sink import Caught, RecordingSink
+from tests.peers.wire import Door, Wire, encrypting
 
 SENDER = "sender@example.org"
 RECIPIENT = "recipient@example.net"
@@ -142,6 +143,49 @@ def test_a_stranger_may_not_relay(tmp_path: Path) -> None:
         assert client.mail(SENDER)[0] == 250
         code, text = client.rcpt(RECIPIENT)
         assert (code, text[:5]) == (550, b"5.7.1")
+
+
+#: Ways of asking for a domain that is not ours: RFC 5321 appendix C's source routes, `%` of RFC 1123 §5.2.16, UUCP's
+#: `!`, quoted and bracketed ones, and what looks like ours.
+RELAY_FORMS = [
+    b"victim@example.net",
+    b"@relay.example.com:victim@example.net",
+    b"@relay.example.com,@other.example:victim@example.net",
+    b"victim%example.net@relay.example.com",
+    b"victim%example.net@local.example",
+    b'"victim@example.net"@local.example',
+    b'"victim%example.net"@local.example',
+    b"example.net!victim@local.example",
+    b"example.net!victim",
+    b"victim@[192.0.2.1]",
+    b"victim@[127.0.0.1]",
+    b"victim@local.example@example.net",
+    b"victim@example.net@local.example",
+    b"victim@localhost",
+    b"victim@local.example.example.net",
+]
+
+
+@pytest.mark.parametrize("door", Door)
+def test_no_form_of_an_address_opens_a_door(tmp_path: Path, door: Door, certificate: Path) -> None:
+    config = {
+        "hostname": "relay.example.com",
+        "local_domains": ["local.example"],
+        "local_recipients": ["known@local.example"],
+        "routes": [{"domain": "local.example", "transport": "maildir", "path": "/nonexistent/{local}"}],
+        "limits": {"max_errors": 1000},
+        "listeners": [{"address": "127.0.0.1:0", "tls": door.value}],
+        **encrypting(door, certificate),
+    }
+    with ServerProcess(tmp_path, config) as server, Wire(server.port, door=door) as wire:
+        wire.greeting()
+        wire.ask(b"EHLO stranger.example\r\n")
+        for sender in (b"spammer@example.org", b"known@local.example", b"", b"root@relay.example.com"):
+            wire.ask(b"RSET\r\n")
+            assert wire.ask(b"MAIL FROM:<" + sender + b">\r\n")[:3] == b"250"
+            for form in RELAY_FORMS:
+                assert wire.ask(b"RCPT TO:<" + form + b">\r\n")[:2] in (b"55", b"50"), (sender, form)
+            assert wire.ask(b"RCPT TO:<known@local.example>\r\n")[:3] == b"250"
 
 
 @pytest.mark.needs("nmap")

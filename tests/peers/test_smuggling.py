@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from elemta.testing.process import ServerProcess
-from tests.peers.wire import Wire, codes, mail_of, queued, wait_until
+from tests.peers.wire import Door, Wire, codes, encrypting, mail_of, queued, wait_until
 
 ODD_ENDS = {
     "lf-dot-lf": b"\n.\n",
@@ -131,18 +131,42 @@ def raw() -> Iterator[RawSink]:
         yield raw
 
 
-@pytest.fixture(scope="module", params=["refuse", "normalize"])
-def bare_newlines(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+#: Over TLS alone what is refused is tried: what mends is the same code.
+WAYS_IN = [
+    ("refuse", Door.PLAIN),
+    ("normalize", Door.PLAIN),
+    ("refuse", Door.STARTTLS),
+    ("refuse", Door.IMPLICIT),
+]
+
+
+@pytest.fixture(scope="module", params=WAYS_IN, ids=[f"{how}-{door.name.lower()}" for how, door in WAYS_IN])
+def way_in(request: pytest.FixtureRequest) -> tuple[str, Door]:
+    how, door = request.param
+    return how, door
 
 
 @pytest.fixture(scope="module")
-def server(bare_newlines: str, tmp_path_factory: pytest.TempPathFactory, raw: RawSink) -> Iterator[ServerProcess]:
+def bare_newlines(way_in: tuple[str, Door]) -> str:
+    return way_in[0]
+
+
+@pytest.fixture(scope="module")
+def door(way_in: tuple[str, Door]) -> Door:
+    return way_in[1]
+
+
+@pytest.fixture(scope="module")
+def server(
+    way_in: tuple[str, Door], tmp_path_factory: pytest.TempPathFactory, raw: RawSink, certificate: Path
+) -> Iterator[ServerProcess]:
+    bare_newlines, door = way_in
     config = {
         "hostname": "relay.example.com",
         "allowed_relays": ["127.0.0.1"],
         "limits": {"max_connections_per_address": 500},
-        "listeners": [{"address": "127.0.0.1:0", "bare_newlines": bare_newlines}],
+        "listeners": [{"address": "127.0.0.1:0", "bare_newlines": bare_newlines, "tls": door.value}],
+        **encrypting(door, certificate),
         "routes": [{"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": raw.port}],
     }
     folder: Path = tmp_path_factory.mktemp(bare_newlines)
@@ -150,10 +174,10 @@ def server(bare_newlines: str, tmp_path_factory: pytest.TempPathFactory, raw: Ra
         yield server
 
 
-def attack(server: ServerProcess, content: bytes, *, chunked: bool) -> bytes:
+def attack(server: ServerProcess, content: bytes, *, chunked: bool, door: Door) -> bytes:
     """Send a mail with a second one behind it; all that the server says from the reply to the content on."""
-    with Wire(server.port) as wire:
-        wire.reply()
+    with Wire(server.port, door=door) as wire:
+        wire.greeting()
         wire.ask(b"EHLO attacker.example\r\n")
         wire.ask(b"MAIL FROM:<attacker@example.org>\r\n")
         wire.ask(b"RCPT TO:<first@example.net>\r\n")
@@ -163,7 +187,7 @@ def attack(server: ServerProcess, content: bytes, *, chunked: bool) -> bytes:
         else:
             wire.ask(b"DATA\r\n")
             wire.send(content + b"\r\n.\r\nQUIT\r\n")
-        wire.socket.shutdown(socket.SHUT_WR)
+        wire.end()
         return wire.rest()
 
 
@@ -176,15 +200,15 @@ def delivered_since(server: ServerProcess, raw: RawSink, before: int) -> list[by
 @pytest.mark.parametrize("chunked", [False, True], ids=["data", "bdat"])
 @pytest.mark.parametrize("end", ODD_ENDS.values(), ids=list(ODD_ENDS))
 def test_an_odd_end_smuggles_nothing(
-    server: ServerProcess, raw: RawSink, bare_newlines: str, end: bytes, chunked: bool
+    server: ServerProcess, raw: RawSink, bare_newlines: str, door: Door, end: bytes, chunked: bool
 ) -> None:
     before, commands = len(raw.mails), len(raw.commands)
     if end == TRUE_BEHIND_BARE and bare_newlines == "normalize" and not chunked:
-        assert codes(attack(server, b"Subject: first\r\n\r\nfirst" + end + b"NOOP", chunked=False))[0] == 250
+        assert codes(attack(server, b"Subject: first\r\n\r\nfirst" + end + b"NOOP", chunked=False, door=door))[0] == 250
         assert len(delivered_since(server, raw, before)) == 1
         return
     content = b"Subject: first\r\n\r\nfirst" + end + SECOND.removesuffix(b"\r\n.\r\n")
-    said = codes(attack(server, content, chunked=chunked))
+    said = codes(attack(server, content, chunked=chunked, door=door))
     # One reply to the content, then QUIT's or the end: not one more, or something was taken for commands.
     assert len(said) <= 2, said
     assert said[0] // 100 in (2, 5) or said[0] == 421, said
@@ -207,14 +231,16 @@ def leaves_clean(mail: bytes) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["data", "bdat"])
-def test_an_odd_end_alone_ends_nothing(server: ServerProcess, raw: RawSink, bare_newlines: str, chunked: bool) -> None:
+def test_an_odd_end_alone_ends_nothing(
+    server: ServerProcess, raw: RawSink, bare_newlines: str, door: Door, chunked: bool
+) -> None:
     """With no true end behind it the mail never ends: nothing is taken, nothing arrives."""
     before = len(raw.mails)
     for end in ODD_ENDS.values():
         if end == TRUE_BEHIND_BARE and bare_newlines == "normalize":
             continue
-        with Wire(server.port) as wire:
-            wire.reply()
+        with Wire(server.port, door=door) as wire:
+            wire.greeting()
             wire.ask(b"EHLO attacker.example\r\n")
             wire.ask(b"MAIL FROM:<attacker@example.org>\r\n")
             wire.ask(b"RCPT TO:<first@example.net>\r\n")
@@ -224,17 +250,17 @@ def test_an_odd_end_alone_ends_nothing(server: ServerProcess, raw: RawSink, bare
             else:
                 wire.ask(b"DATA\r\n")
                 wire.send(content)
-            wire.socket.shutdown(socket.SHUT_WR)
+            wire.end()
             assert all(code >= 400 for code in codes(wire.rest())), end
     assert delivered_since(server, raw, before) == []
 
 
-def test_chunks_may_end_anywhere(server: ServerProcess, raw: RawSink) -> None:
+def test_chunks_may_end_anywhere(server: ServerProcess, raw: RawSink, door: Door) -> None:
     """An end of data that is split over chunks, or begins a chunk, is content like any other."""
     before = len(raw.mails)
     pieces = [b"Subject: chunks\r\n\r\none\r", b"\n", b".", b"\r\n", b".\r\n", b"..\r\n.", b"\r\n"]
-    with Wire(server.port) as wire:
-        wire.reply()
+    with Wire(server.port, door=door) as wire:
+        wire.greeting()
         wire.ask(b"EHLO client.example\r\n")
         wire.ask(b"MAIL FROM:<s@example.org>\r\n")
         wire.ask(b"RCPT TO:<r@example.net>\r\n")
@@ -246,10 +272,10 @@ def test_chunks_may_end_anywhere(server: ServerProcess, raw: RawSink) -> None:
     leaves_clean(arrived)
 
 
-def test_every_mail_leaves_clean(server: ServerProcess, raw: RawSink) -> None:
+def test_every_mail_leaves_clean(server: ServerProcess, raw: RawSink, door: Door) -> None:
     before = len(raw.mails)
-    with Wire(server.port) as wire:
-        wire.reply()
+    with Wire(server.port, door=door) as wire:
+        wire.greeting()
         wire.ask(b"EHLO client.example\r\n")
         for seed in range(200):
             wire.send(b"MAIL FROM:<s@example.org>\r\nRCPT TO:<r@example.net>\r\nDATA\r\n")

@@ -3,10 +3,12 @@
 What is not here: assertions, or the processes themselves (`tests.peers.postfix`, `elemta.testing`).
 """
 
+import enum
 import os
 import random
 import socket
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -20,11 +22,38 @@ from elemta.testing.process import ServerProcess
 PATIENCE_SECONDS = 30.0
 
 
-class Wire:
-    """An SMTP client that says exactly what it is told. An answer that does not come is a `TimeoutError`."""
+class Door(enum.Enum):
+    """How a client comes in."""
 
-    def __init__(self, port: int, seconds: float = PATIENCE_SECONDS) -> None:
+    PLAIN = "none"
+    STARTTLS = "starttls"
+    IMPLICIT = "implicit"
+
+
+class Wire:
+    """An SMTP client that says exactly what it is told. An answer that does not come is a `TimeoutError`.
+
+    Behind STARTTLS the greeting and that one command are over; whatever certificate is shown is taken.
+    """
+
+    def __init__(self, port: int, seconds: float = PATIENCE_SECONDS, *, door: Door = Door.PLAIN) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        self._lines = self.socket.makefile("rb")
+        self._is_greeted = door is Door.STARTTLS
+        if door is Door.STARTTLS:
+            self.reply()
+            self.ask(b"EHLO client.example\r\n")
+            self.ask(b"STARTTLS\r\n")
+        if door is not Door.PLAIN:
+            self.encrypt()
+
+    def encrypt(self) -> None:
+        """Shake hands."""
+        self._lines.close()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.socket = context.wrap_socket(self.socket, server_hostname="mail.example.com")
         self._lines = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -43,6 +72,15 @@ class Wire:
     def send(self, octets: bytes) -> None:
         """Send as it is."""
         self.socket.sendall(octets)
+
+    def greeting(self) -> bytes:
+        """The greeting; empty behind STARTTLS, where it is over."""
+        return b"" if self._is_greeted else self.reply()
+
+    def end(self) -> None:
+        """Send no more; what the server says can still be read."""
+        # That of TLS would take the encryption away from what is read.
+        socket.socket.shutdown(self.socket, socket.SHUT_WR)
 
     def reply(self) -> bytes:
         """The next reply, all its lines; empty at the end of the connection."""
@@ -70,6 +108,14 @@ class Wire:
         except ConnectionError:
             pass
         return said
+
+
+def encrypting(door: Door, certificate: Path) -> dict[str, Any]:
+    """The configuration of a server with such a door; the file holds certificate and key."""
+    if door is Door.PLAIN:
+        return {}
+    pair = {"cert_file": str(certificate), "key_file": str(certificate)}
+    return {"tls": {"enabled": True, **pair, "handshakes_per_address": 10_000}}
 
 
 def codes(replies: bytes) -> list[int]:
