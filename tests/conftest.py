@@ -43,14 +43,21 @@ MEASURED = frozenset({"checks", "unit"})  # suites under branch coverage; the ot
 BUDGET_SECONDS = {"unit": 240, "stores": 180, "simulation": 180, "peers": 300}
 
 PACKAGE_OF_PROGRAM = {
+    "caddy": "caddy",
     "curl": "curl",
     "dovecot": "dovecot-lmtpd",
+    "named": "bind9",
     "nmap": "nmap",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+    "pebble": "pebble",
+    "pebble-challtestsrv": "pebble",
     "postfix": "postfix",
     "smtp-sink": "postfix",
     "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
+    "unshare": "util-linux",
 }
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")  # where Debian keeps servers; not on the PATH of ordinary users
 

@@ -1,7 +1,7 @@
-"""Real ACME authorities on loopback: pebble with its mock DNS, BIND for dns-01.
+"""Real ACME authorities: pebble with its mock DNS, Caddy in a network of its own, BIND for dns-01.
 
-What is not here: assertions, the server that asks them. Every program has its ports from the system, files in a folder
-of its own, HTTPS by trustme.
+What is not here: assertions, the server that asks them. Every program has its files in a folder of its own; its ports
+are from the system but for Caddy, which asks at port 80 alone.
 """
 
 import os
@@ -189,3 +189,42 @@ class Bind(Program):
 
     def _is_up(self) -> bool:
         return accepts(self.port)
+
+
+class Namespace(Program):
+    """A private loopback with every port free, where `hosts` are at 127.0.0.1. Needs root."""
+
+    def __init__(self, folder: Path, *, hosts: tuple[str, ...]) -> None:
+        (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(hosts)}\n")
+        self._ready = folder / "namespace"
+        script = f"ip link set lo up && mount --bind {folder}/hosts /etc/hosts && touch {self._ready} && exec sleep inf"
+        super().__init__(folder, "namespace", "unshare", "--net", "--mount", "sh", "-c", script)
+
+    def _is_up(self) -> bool:
+        return self._ready.exists()
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """What is written before a command to run it in there."""
+        assert self._process is not None
+        return ("nsenter", "--target", str(self._process.pid), "--net", "--mount")
+
+
+class Caddy(Program):
+    """Caddy as an authority in a namespace; it asks at port 80 alone."""
+
+    directory_url = "https://localhost:9443/acme/local/directory"
+
+    def __init__(self, program: Path, folder: Path, *, inside: tuple[str, ...]) -> None:
+        (folder / "Caddyfile").write_text(
+            f"{{\n admin off\n auto_https disable_redirects\n skip_install_trust\n"
+            f" storage file_system {folder}/caddy\n}}\n"
+            "https://localhost:9443 {\n tls internal\n acme_server\n}\n"
+        )
+        #: The root of its HTTPS, and of what it issues.
+        self.ca_file = folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        command = (*inside, str(program), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile")
+        super().__init__(folder, "caddy", *command, environ={"HOME": str(folder)})
+
+    def _is_up(self) -> bool:
+        return self.ca_file.exists() and "certificate obtained successfully" in self.log

@@ -8,6 +8,7 @@ Failures raised: none; a failure that is our own defect is logged and tried agai
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import trio
 from attrs import evolve, frozen
@@ -150,7 +151,7 @@ class CertificateKeeper:
         self._log.info(
             event,
             names=sorted(pair.names),
-            until=pair.validity.not_after,
+            until=datetime.fromtimestamp(pair.validity.not_after, UTC).isoformat(),
             serial=pair.serial,
             issuer=pair.issuer,
             cause=cause.value,
