@@ -42,9 +42,9 @@ class AuthSection:
     """Authentication of clients, the original's keys first."""
 
     enabled: Annotated[Bool, About("Whether clients may authenticate.")] = False
-    required: Annotated[
-        Bool, About("Whether they must before they send mail, where `listeners` does not say so by itself.")
-    ] = False
+    required: Annotated[Bool, About("Whether they must before they send mail, at every listener that offers AUTH.")] = (
+        False
+    )
     datasource_type: Annotated[
         str,
         Choice(("file", "sqlite", "postgresql", "mysql"), {"postgres": "postgresql", "mariadb": "mysql"}),

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from elemta.config.addresses import parse_listen_address
+from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address
 from elemta.config.auth import AuthSection
 from elemta.config.document import Path
 from elemta.config.listeners import asked_listeners
@@ -24,7 +24,8 @@ SCRAM_MECHANISMS = frozenset({"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"})
 #: The types whose users are on a database server.
 SERVER_TYPES = frozenset({"postgresql", "mysql"})
 
-_OF_SERVERS = ("datasource_host", "datasource_port", "datasource_user", "datasource_pass", "datasource_db")
+_PARTS = ("datasource_host", "datasource_port", "datasource_user", "datasource_pass", "datasource_db")
+_OF_SERVERS = (*_PARTS, "datasource_dsn")
 
 
 def check_auth(config: Config, report: Report) -> None:
@@ -98,12 +99,10 @@ def _mechanisms(auth: AuthSection, report: Report) -> None:
         report.error(path, f"{tokens[0]} needs somebody to ask about tokens. Set auth.oauth.introspection_url.")
     if "SCRAM-SHA-256-PLUS" in chosen and "SCRAM-SHA-256" not in chosen:
         report.warn(path, "clients without channel binding have no SCRAM; SCRAM-SHA-256 is not in the list.")
-    if chosen & SCRAM_MECHANISMS and auth.user_query is not None and not _names(auth.user_query, "scram"):
-        report.warn(
-            path,
-            "with auth.user_query a user has SCRAM only where the query gives a column `scram` with a verifier, or "
-            "`password` holds one.",
-        )
+    scram = sorted(chosen & SCRAM_MECHANISMS)
+    if scram and auth.user_query is not None:
+        # Clients take the strongest mechanism that they see, and would fail by it.
+        report.error(path, f"auth.user_query gives no verifiers, so nobody could log in by {scram[0]}. Take it out.")
 
 
 # ---- users ---------------------------------------------------------------------------------------
@@ -112,14 +111,31 @@ def _mechanisms(auth: AuthSection, report: Report) -> None:
 def _datasource(auth: AuthSection, report: Report) -> None:
     kind = auth.datasource_type
     if kind in SERVER_TYPES:
-        if auth.datasource_db is None:
-            report.error(("auth", "datasource_db"), f'users of type "{kind}" are in a database. Name it.')
+        _server(auth, report)
         if report.document.has(("auth", "datasource_path")):
             report.warn(("auth", "datasource_path"), f'not used: the users are of type "{kind}".')
         return
     for key in _OF_SERVERS:
         if getattr(auth, key) is not None:
             report.warn(("auth", key), f'not used: the users are of type "{kind}".')
+
+
+def _server(auth: AuthSection, report: Report) -> None:
+    """Where the database is: by one key, or by several."""
+    kind, dsn = auth.datasource_type, auth.datasource_dsn
+    if dsn is None:
+        for key, what in (("datasource_db", "the database"), ("datasource_user", "the database user")):
+            if getattr(auth, key) is None:
+                report.error(
+                    ("auth", key), f'users of type "{kind}" are on a server. Name {what}, or all in datasource_dsn.'
+                )
+        return
+    for key in _PARTS:
+        if getattr(auth, key) is not None:
+            report.error(("auth", key), "auth.datasource_dsn says this already. Remove one of the two.")
+    scheme = dsn.partition(":")[0]
+    if DATABASE_SCHEMES.get(scheme) != kind:
+        report.error(("auth", "datasource_dsn"), f'it begins with "{scheme}", but datasource_type is "{kind}".')
 
 
 def _query(auth: AuthSection, report: Report) -> None:

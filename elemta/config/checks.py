@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from elemta.config.acme_checks import check_acme
 from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address, parse_network
+from elemta.config.auth_checks import check_auth
 from elemta.config.facts import Facts
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
@@ -151,22 +152,7 @@ def _processes(config: Config, report: Report, _: Facts) -> None:
 
 
 def _auth(config: Config, report: Report, _: Facts) -> None:
-    """AUTH is not built yet: what needs it must not start, lest mail be taken that was to be refused."""
-    refuse = report.warn if config.dev_mode else report.error
-    lenient = "in dev mode everyone may send" if config.dev_mode else "the server would take mail from anyone else"
-    if config.auth.required:
-        refuse(("auth", "required"), f"AUTH is not built yet, so nobody can authenticate; {lenient}. Remove this key.")
-    elif config.auth.enabled:
-        report.warn(("auth", "enabled"), "AUTH is not offered yet; allowed_relays decides who may relay.")
-    for index, listener in enumerate(config.listeners):
-        path = ("listeners", index)
-        if listener.auth_required:
-            refuse(
-                (*path, "auth_required"),
-                f"AUTH is not built yet, so nobody can authenticate; {lenient}. Remove this key.",
-            )
-        elif listener.auth:
-            report.warn((*path, "auth"), "AUTH is not offered yet; allowed_relays decides who may relay.")
+    check_auth(config, report)
 
 
 def _tls(config: Config, report: Report, facts: Facts) -> None:
@@ -194,7 +180,7 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_web, frozenset({"web"})),
     (_storage, frozenset({"storage", "dev_mode"})),
     (_processes, frozenset({"storage", "processes", "dev_mode"})),
-    (_auth, frozenset({"auth", "listeners", "dev_mode"})),
+    (_auth, frozenset({"auth", "listeners", "listen_addr", "tls", "dev_mode"})),
     (_tls, frozenset({"tls", "listeners", "dev_mode"})),
     (_acme, frozenset({"tls", "hostname"})),
     (_routes, frozenset({"routes"})),

@@ -1,7 +1,6 @@
 """Which listeners a configuration asks for, with the names that they go by.
 
-What is not here: sockets (`net`). Until AUTH is served a listener that would offer it is served without, and outside
-dev mode `config.checks` refuses to start instead.
+What is not here: sockets (`net`).
 """
 
 import attrs
@@ -38,6 +37,10 @@ def tls_address(config: Config) -> str:
 def effective_listeners(config: Config) -> tuple[ListenerSection, ...]:
     """The listeners that are served, each with a name."""
     return tuple(
-        attrs.evolve(listener, name=listener.name or listener.address, auth=False, auth_required=False)
+        attrs.evolve(
+            listener,
+            name=listener.name or listener.address,
+            auth_required=listener.auth_required or (listener.auth and config.auth.required),
+        )
         for listener in asked_listeners(config)
     )

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from attrs import frozen
 from structlog.typing import FilteringBoundLogger
 
+from elemta.auth.authenticator import Authenticator
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config, ListenerSection, TransportName
 from elemta.config.tls_checks import plain_fingerprint
@@ -79,9 +80,10 @@ class Watch:
 
 @frozen
 class Security:
-    """What a server has beside its parts: TLS with clients, None where it is not enabled."""
+    """What a server has beside its parts: TLS with clients, logins; None where they are not enabled."""
 
     tls: ServerTls | None = None
+    login: Authenticator | None = None
 
 
 async def bind(config: Config, network: Network) -> list[Bound]:
@@ -111,6 +113,8 @@ def _listener_options(section: ListenerSection) -> ListenerOptions:
         priority=None if section.priority is None else parse_priority(section.priority),
         bare_newlines=section.bare_newlines,
         tls=section.tls,
+        auth=section.auth,
+        auth_required=section.auth_required,
     )
 
 
@@ -157,6 +161,7 @@ def build_server(
         metrics=watch.metrics,
         log=watch.log,
         tls=security.tls,
+        login=security.login,
     )
     inbound = InboundService(services, bound)
     return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool, memory_keeper(world.runtime.threads)))

@@ -6,6 +6,7 @@ What is not here: the pages that show it (`web`). A check is a sentence for peop
 import os
 from collections.abc import Mapping
 
+from elemta.auth.authenticator import Authenticator
 from elemta.supervisor.server import Server
 
 #: Octets that must be free where the queue lies; under it new mail will soon be refused.
@@ -15,15 +16,20 @@ DISK_FLOOR_INODES = 1000
 
 
 class ServerHealth:
-    """Looks at the listeners, the store, the disk."""
+    """Looks at the listeners, the store, the disk, at logins where clients may log in."""
 
-    def __init__(self, server: Server, queue_dir: str) -> None:
+    def __init__(self, server: Server, queue_dir: str, login: Authenticator | None = None) -> None:
         self._server = server
         self._queue_dir = queue_dir
+        self._login = login
 
     def checks(self) -> Mapping[str, str]:
-        """What is wrong by the name of the check: `listeners`, `store`, `node`, `disk`; empty where all is well."""
-        return {"listeners": self._listeners(), "store": self._store(), "node": self._node(), "disk": self._disk()}
+        """What is wrong by the name of the check: `listeners`, `store`, `node`, `disk`; empty where all is well.
+
+        `auth` is there where clients may log in; it does not make a server unready, which takes mail all the same.
+        """
+        checks = {"listeners": self._listeners(), "store": self._store(), "node": self._node(), "disk": self._disk()}
+        return checks if self._login is None else {**checks, "auth": self._login.trouble}
 
     def _listeners(self) -> str:
         return "" if self._server.parts.inbound.accepting else "no new connections are served: starting or draining"

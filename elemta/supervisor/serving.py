@@ -22,6 +22,7 @@ import trio
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
+from elemta.auth.authenticator import Authenticator
 from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
 from elemta.inbound.service import Bound
@@ -83,6 +84,7 @@ class _Serving:
         self._draining = False
         self._terminal = Terminal()
         self._tls: ServerTls | None = None
+        self._login: Authenticator | None = None
         self._control_path = Path(config.queue_dir, CONTROL_NAME).absolute()
 
     async def run(self) -> None:
@@ -99,7 +101,22 @@ class _Serving:
                 stores = await stack.enter_async_context(stores_of(config, self._runtime, node=self._node()))
             except UnusableDsn as error:
                 raise CannotStart(f"{error}.", CONFIG) from error
+            await self._open_login(stack)
             await self._run_on(stores, bound, network)
+
+    async def _open_login(self, stack: AsyncExitStack) -> None:
+        """Have what clients log in at run as long as the server. Raises `CannotStart`."""
+        if not self._config.auth.enabled:
+            return
+        # Late: who has no users does not pay for them.
+        from elemta.auth.base import UsersUnusable
+        from elemta.supervisor.users import login_of
+
+        login = login_of(self._config, self._runtime, Watch(self._log, self._metrics))
+        try:
+            self._login = await stack.enter_async_context(login)
+        except UsersUnusable as error:
+            raise CannotStart(f"{error}.", CONFIG) from error
 
     def _node(self) -> str:
         """The name of this process in a queue that it shares with others."""
@@ -117,7 +134,7 @@ class _Serving:
         watch = Watch(self._log, self._metrics)
         self._tls = await load_server_tls(self._config, self._runtime, watch)
         acme = await self._certificates(world, watch)
-        security = Security(tls=self._tls)
+        security = Security(tls=self._tls, login=self._login)
         server = build_server(self._config, world, stores, bound=bound, watch=watch, security=security)
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
@@ -260,7 +277,7 @@ class _Serving:
             store=stores.queue,
             shared=stores.shared,
             inbox=stores.inbox,
-            health=ServerHealth(server, config.queue_dir),
+            health=ServerHealth(server, config.queue_dir, self._login),
             metrics=self._metrics,
             log=self._log,
             identity=Identity(config.hostname, started_at, dev_mode=config.dev_mode, processes=processes),

@@ -38,12 +38,13 @@ async def login_of(config: Config, runtime: Runtime, watch: Watch) -> AsyncItera
     if not config.auth.enabled:
         yield None
         return
-    async with make_users(config.auth, runtime, log=watch.log) as backend, trio.open_nursery() as nursery:
+    async with make_users(config.auth, runtime, log=watch.log) as backend:
         authenticator = _authenticator(config, runtime, backend, watch=watch)
         try:
-            await nursery.start(authenticator.run)
-            yield authenticator
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(authenticator.run)
+                yield authenticator
+                nursery.cancel_scope.cancel()
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await authenticator.aclose()

@@ -17,6 +17,9 @@ from prometheus_client.registry import Collector
 #: The name of a sample, and its labels in order.
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
+#: Checks that say what is wrong of a server that is ready all the same.
+ADVISORY = frozenset({"auth"})
+
 #: How many workers there should be is the number of its series, how many there are is their sum.
 _UP = "elemta_workers_up"
 
@@ -123,10 +126,15 @@ class _Collected(Collector):
         return self.families()
 
 
+def is_ready(checks: Mapping[str, str]) -> bool:
+    """Whether mail can be taken and delivered, by these checks."""
+    return not any(reason for name, reason in checks.items() if name not in ADVISORY)
+
+
 def readiness(checks: Mapping[str, str]) -> dict[str, object]:
     """What `/readyz` and the status page say of the checks of one process."""
     return {
-        "ready": not any(checks.values()),
+        "ready": is_ready(checks),
         "checks": {name: {"ok": not reason, "reason": reason} for name, reason in checks.items()},
     }
 
@@ -138,9 +146,9 @@ def readiness_of_all(workers: Mapping[int, Mapping[str, str] | None]) -> dict[st
     answers: the worker that was asked always does.
     """
     answering = {number: checks for number, checks in workers.items() if checks is not None}
-    ready = [number for number, checks in answering.items() if not any(checks.values())]
+    ready = [number for number, checks in answering.items() if is_ready(checks)]
     shown = answering[min(ready or answering)]
-    # Of those shown none is wrong exactly when somebody is ready.
+    # Those shown are good exactly when somebody is ready.
     return {
         **readiness(shown),
         "workers": {

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elemta.config.auth import AuthSection
 from elemta.config.document import Document
 from elemta.config.listeners import DEV_TLS_ADDRESS, effective_listeners
 from elemta.config.load import Loaded
@@ -29,46 +30,25 @@ def warnings(configure: Configure, written: dict[str, Any]) -> list[tuple[str, s
     return [(warning.key, warning.says) for warning in configure(written).warnings]
 
 
-# ---- what needs AUTH -----------------------------------------------------------------------------
-
-UNBUILT_AUTH = "AUTH is not built yet, so nobody can authenticate; {}. Remove this key."
-IN_EARNEST = UNBUILT_AUTH.format("the server would take mail from anyone else")
-IN_DEV_MODE = UNBUILT_AUTH.format("in dev mode everyone may send")
-
-REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]]] = [
-    (
-        {"auth": {"enabled": True, "required": True}},
-        [("auth.required", IN_EARNEST)],
-        [("auth.required", IN_DEV_MODE)],
-    ),
-    (
-        {"auth": {"required": True}},
-        [("auth.required", IN_EARNEST)],
-        [("auth.required", IN_DEV_MODE)],
-    ),
-    (
-        {"listeners": [{"address": ":587", "auth": True, "auth_required": True}]},
-        [("listeners[0].auth_required", IN_EARNEST)],
-        [("listeners[0].auth_required", IN_DEV_MODE)],
-    ),
-]
+# ---- AUTH ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("written", "refused", "warned"), REFUSED)
-def test_what_needs_auth_refuses_to_start_but_in_dev_mode(
-    configure: Configure,
-    written: dict[str, Any],
-    refused: list[tuple[str, str]],
-    warned: list[tuple[str, str]],
-) -> None:
-    assert problems(configure, written) == refused
-    assert warnings(configure, {**written, "dev_mode": True}) == warned
+@pytest.mark.parametrize("dev_mode", [False, True])
+def test_auth_that_nobody_could_give_does_not_start(configure: Configure, dev_mode: bool) -> None:
+    written = {"dev_mode": dev_mode, "auth": {"required": True}}
+    assert [key for key, _ in problems(configure, written)] == ["auth.required"]
 
 
-def test_auth_that_is_only_offered_is_a_warning(configure: Configure) -> None:
-    says = "AUTH is not offered yet; allowed_relays decides who may relay."
-    assert warnings(configure, {"auth": {"enabled": True}}) == [("auth.enabled", says)]
-    assert warnings(configure, {"listeners": [{"address": ":587", "auth": True}]}) == [("listeners[0].auth", says)]
+def test_auth_that_is_offered_to_this_machine_alone_is_a_warning(configure: Configure) -> None:
+    assert [key for key, _ in warnings(configure, {"auth": {"enabled": True}})] == ["auth.enabled"]
+    assert warnings(configure, {"listen_addr": "127.0.0.1:2525", "auth": {"enabled": True}}) == []
+
+
+def test_auth_is_required_where_it_is_offered() -> None:
+    auth = AuthSection(enabled=True, required=True)
+    listeners = (ListenerSection(address=":25"), ListenerSection(address=":587", auth=True))
+    assert [one.auth_required for one in effective_listeners(Config(auth=auth, listeners=listeners))] == [False, True]
+    assert [one.auth_required for one in effective_listeners(Config(auth=auth))] == [True]
 
 
 # ---- listeners -----------------------------------------------------------------------------------

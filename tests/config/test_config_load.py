@@ -43,7 +43,6 @@ def test_the_example_of_the_original_is_read_to_the_letter() -> None:
         tls=TlsSection(enabled=True, listen_addr=":465", cert_file="/path/to/cert.pem", key_file="/path/to/key.pem"),
     )
     assert [(warning.key, warning.says) for warning in loaded.warnings] == [
-        ("auth.enabled", "AUTH is not offered yet; allowed_relays decides who may relay."),
         (
             "tls.listen_addr",
             'dev mode listens at 127.0.0.1:2465 instead of ":465", a privileged port open to all.',
