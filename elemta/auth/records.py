@@ -23,6 +23,8 @@ MAX_VALUE_OCTETS = 64 * 1024
 #: Groups of one user, attributes of one user: more are a mistake of whoever wrote them.
 MAX_GROUPS = 256
 MAX_ATTRIBUTES = 256
+#: The last second of the year 9999, which dates in text have: a later time, or one before 1970, is no time.
+LAST_SECOND = 253_402_300_799
 
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 
@@ -73,6 +75,9 @@ def checked(user: User) -> User:
     for what, (text, most) in texts.items():
         if fault := _fault_of(text, most):
             raise UnfitUser(f"the {what} of {name} {fault}")
+    for at in (user.created_at, user.updated_at, user.last_login_at):
+        if at is not None and not 0 <= at <= LAST_SECOND:
+            raise UnfitUser(f"a time of {name} is none from 1970 to 9999")
     _check_words(name, user.groups, what="group", most=MAX_GROUPS)
     _check_words(name, tuple(user.attributes), what="attribute", most=MAX_ATTRIBUTES)
     for key, value in user.attributes.items():

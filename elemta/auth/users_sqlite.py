@@ -2,7 +2,8 @@
 
 What is not here: the tables (`users_schema`), what is asked of them (`table_units`). One thread at a time uses the one
 connection. The file is the user's alone (0600). Another file put in its place, such as a copy from a backup, is noticed
-at the next look-up.
+at the next look-up; so there is no write-ahead log, which would outlive the file it belongs to and be read into the
+other. Writes are rare and small, and readers wait for them a few milliseconds.
 
 Failures raised: `UsersAway` for a lock, a disk, a look-up that takes too long; `UsersUnusable` for a file that is
 damaged, no database, another program's, or not ours to open; `UnfitUser` for values that the tables refuse.
@@ -168,7 +169,7 @@ class SqliteEngine:
         connection.set_progress_handler(self._is_late, STEPS_BETWEEN_LOOKS)
         pragmas = ["trusted_schema = OFF", "cell_size_check = ON"]
         # What a password was is not left lying in the file.
-        pragmas += ["journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"] if self._managed else []
+        pragmas += ["journal_mode = DELETE", "synchronous = FULL", "secure_delete = ON"] if self._managed else []
         pragmas += [] if self._managed else ["query_only = ON"]
         try:
             for pragma in pragmas:

@@ -46,10 +46,23 @@ async def make_users(auth: AuthSection, runtime: Runtime, *, log: FilteringBound
         yield UserBackend(_on_this_machine(auth, runtime, log))
         return
     database = users_database(auth)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(database.run)
-        yield UserBackend(_on_a_server(auth, database, runtime=runtime, log=log), database)
-        nursery.cancel_scope.cancel()
+    backend = UserBackend(_on_a_server(auth, database, runtime=runtime, log=log), database)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(database.run)
+            yield backend
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # What runs beside has a nursery of its own, which wraps what the block itself raises.
+        raise _only_one(group) from None
+
+
+def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure in a group that holds no other."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
 
 
 def _on_this_machine(auth: AuthSection, runtime: Runtime, log: FilteringBoundLogger) -> ManagedUsers:

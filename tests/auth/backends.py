@@ -41,8 +41,7 @@ BOB = User(
 
 def log_of(entries: CapturingLogger) -> FilteringBoundLogger:
     """A log whose calls a test can look at."""
-    log: Any = entries
-    return log
+    return entries
 
 
 def server_section(options: DatabaseOptions, **more: Any) -> AuthSection:
@@ -67,21 +66,14 @@ def local_section(kind: str, folder: Path, **more: Any) -> AuthSection:
 async def opened(
     auth: AuthSection, *, runtime: Runtime | None = None, log: CapturingLogger | None = None
 ) -> AsyncIterator[ManagedUsers]:
-    """The users of a configuration, open. What fails in the block is raised as it is."""
-    kept: list[BaseException] = []
-    try:
-        async with make_users(auth, runtime or system_runtime(), log=log_of(log or CapturingLogger())) as backend:
-            try:
-                await backend.users.open()
-                yield backend.users
-            except BaseException as error:
-                kept.append(error)
-                raise
-            finally:
-                with trio.move_on_after(5, shield=True):
-                    await backend.users.close()
-    except BaseExceptionGroup:
-        raise kept[0] from None
+    """The users of a configuration, open."""
+    async with make_users(auth, runtime or system_runtime(), log=log_of(log or CapturingLogger())) as backend:
+        await backend.users.open()
+        try:
+            yield backend.users
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await backend.users.close()
 
 
 @contextlib.contextmanager
