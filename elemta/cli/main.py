@@ -35,6 +35,7 @@ VERBS = {
     "config": _Verb("elemta.cli.config", "Check, show or start a configuration."),
     "queue": _Verb("elemta.cli.queue", "Look after the queue."),
     "node": _Verb("elemta.cli.node", "See the nodes that share a queue, let one rest."),
+    "user": _Verb("elemta.cli.user", "Look after the users who may log in."),
     "inbox": _Verb("elemta.cli.inbox", "Read the mails that dev mode caught."),
     "version": _Verb("elemta.cli.version", "Print the version."),
 }
