@@ -95,7 +95,9 @@ class RouteSection:
     domain: Annotated[DomainPattern, About("`*` for every domain, `example.com`, or `*.example.com` for all below it.")]
     transport: Annotated[TransportName, About("The way out.")]
     host: Annotated[Host | None, About("The next hop of `smtp` or `lmtp`.")] = None
-    port: Annotated[Port | None, About("The next hop's port; 25 for `mx` and `smtp` when left out.")] = None
+    port: Annotated[
+        Port | None, About("The next hop's port; 25 for `mx` and `smtp` when left out, 465 with `implicit_tls`.")
+    ] = None
     path: Annotated[
         Words | None, About("The folder of `maildir`, with `{local}` and `{domain}`; the unix socket of `lmtp`.")
     ] = None

@@ -1,6 +1,7 @@
 """The keys of a route that are about TLS and a login, secrets inside lists among them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,16 @@ def test_a_password_of_a_route_comes_from_a_file(configure: Configure, tmp_path:
     assert loaded.warnings == ()
     by_environment = configure({}, {"ELEMTA_ROUTES": json.dumps([route])})
     assert by_environment.config.routes[0].password == "hunter2"
+
+
+def test_the_smarthost_of_the_manual_is_sound(configure: Configure, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "outgoing-tls.md").read_text(encoding="utf-8")
+    (document,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "secret").write_text("hunter2\n")
+    (tmp_path / "secret").chmod(0o600)
+    loaded = configure(document.replace("/etc/elemta/smarthost-password", str(tmp_path / "secret")))
+    assert loaded.warnings == ()
+    assert loaded.config.routes[0].password == "hunter2"
 
 
 def test_a_password_is_written_once(configure: Configure, tmp_path: Path) -> None:

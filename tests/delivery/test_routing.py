@@ -1,11 +1,14 @@
 """Routes: which pattern wins, what shares a destination."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elemta.config.sections import Config, RouteSection, TransportName
+from elemta.config.sections import Config, RouteSection, RouteTls, TransportName
 from elemta.delivery.routing import BY_MX, CACHED_DOMAINS, RoutingTable, canonical_domain, parse_priority
+from elemta.delivery.tlspolicy import IN_CLEAR
 from elemta.mail.address import Address
 from elemta.mail.envelope import Priority
 
@@ -97,6 +100,41 @@ def test_without_routes_everything_goes_by_mx() -> None:
 )
 def test_destination_keys(section: RouteSection, key: str) -> None:
     assert table(section).destination(Address("a", "example.com")) == key
+
+
+LOGIN = {"username": "jo", "password": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"tls": RouteTls.MAY}, "smtp:relay.example.net:25"),
+        ({"tls": RouteTls.VERIFY}, "smtp:relay.example.net:25/verify"),
+        ({"implicit_tls": True}, "smtp:relay.example.net:465/implicit"),
+        ({"implicit_tls": True, "port": 2465}, "smtp:relay.example.net:2465/implicit"),
+        ({"tls_name": "a.example"}, "smtp:relay.example.net:25/a.example"),
+        (LOGIN, "smtp:jo@relay.example.net:25"),
+        ({**LOGIN, "tls": RouteTls.VERIFY}, "smtp:jo@relay.example.net:25"),
+        ({**LOGIN, "tls": RouteTls.REQUIRE}, "smtp:jo@relay.example.net:25/require"),
+    ],
+)
+def test_what_is_asked_of_a_host_is_in_its_key(keys: dict[str, Any], key: str) -> None:
+    """Recipients of one key go in one transaction: they must not differ in who logs in, or how."""
+    routes = table(RouteSection("*", SMTP, host="relay.example.net", **keys))
+    assert routes.destination(Address("a", "example.com")) == key
+    assert "secret" not in repr(routes.ways)
+
+
+def test_routes_with_other_passwords_share_no_transport() -> None:
+    first = RouteSection("example.com", SMTP, host="relay.example.net", **LOGIN)
+    second = RouteSection("*", SMTP, host="relay.example.net", username="jo", password="another")
+    assert len(table(first, second).ways) == 2
+
+
+@pytest.mark.parametrize("transport", [MAILDIR, DISCARD, INBOX])
+def test_what_connects_to_nobody_has_no_tls(transport: TransportName) -> None:
+    (route,) = table(RouteSection("*", transport, path="/m" if transport is MAILDIR else None)).ways
+    assert route.tls == IN_CLEAR
 
 
 def test_in_dev_mode_everything_lands_in_the_inbox() -> None:

@@ -406,6 +406,12 @@ async def test_requiretls_ends_where_the_mail_arrives() -> None:
     assert brief(outcome) == OK
 
 
+async def test_lmtp_speaks_tls_as_well() -> None:
+    host = SecureHost(lmtp=True)
+    assert brief(await deliver(host, asks=security(VERIFY))) == OK
+    assert verbs(host) == "LHLO STARTTLS <TLS> LHLO MAIL RCPT DATA"
+
+
 async def test_the_handshake_has_its_own_time_whatever_the_replies_have(autojump_clock: trio.testing.MockClock) -> None:
     host = SecureHost(delay=20.0)
     async with trio.open_nursery() as nursery:
