@@ -37,6 +37,7 @@ VERBS = {
     "node": _Verb("elemta.cli.node", "See the nodes that share a queue, let one rest."),
     "user": _Verb("elemta.cli.user", "Look after the users who may log in."),
     "inbox": _Verb("elemta.cli.inbox", "Read the mails that dev mode caught."),
+    "cert": _Verb("elemta.cli.cert", "See, test and order the certificates that clients are shown."),
     "version": _Verb("elemta.cli.version", "Print the version."),
 }
 
