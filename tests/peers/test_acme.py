@@ -10,6 +10,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,20 +21,23 @@ import dns.query
 import pytest
 import trio
 
+from elemta.datasource.options import Dialect
 from elemta.net.sockets import SystemNetwork
 from elemta.observe.log import make_logger
 from elemta.resolver.dns import DnsResolver
 from elemta.runtime.threads import WorkerThreads
-from elemta.testing.process import ServerProcess
+from elemta.testing.process import ServerFailed, ServerProcess
 from elemta.tls.acme.base import AuthorityRefused, Binding
 from elemta.tls.acme.cabinet import Cabinet
 from elemta.tls.acme.dns01 import Dns01, UpdateServer
 from elemta.tls.acme.http01 import Http01, Responder, SharedAnswers
 from elemta.tls.acme.issue import Issuer, Terms
 from elemta.tls.acme.keys import Pair
-from elemta.tls.acme.library import LibraryAuthority
+from elemta.tls.acme.library import PIECE_SECONDS, LibraryAuthority
 from elemta.tls.acme.order import ChallengeFailed, Solver
+from tests.datasource.servers import empty_database
 from tests.peers.authorities import Bind, Caddy, MockDns, Namespace, Pebble
+from tests.peers.test_workers import dsn_of
 from tests.peers.wire import free_port, wait_until
 
 NAME = "mail.example.com"
@@ -282,3 +286,44 @@ _ENTER = (
     "import os, sys; at = sys.argv.index('run'); "
     "os.execvp(sys.argv[1], [*sys.argv[1:at], sys.executable, '-m', 'elemta', *sys.argv[at:]])"
 )
+
+
+@pytest.mark.slow
+@pytest.mark.needs("pebble", "pebble-challtestsrv")
+def test_the_first_of_several_workers_orders_for_all(tmp_path: Path, needs: Needs) -> None:
+    http_port = free_port()
+    dns_server = MockDns(needs("pebble-challtestsrv"), tmp_path)
+    with empty_database(Dialect.POSTGRESQL) as options, dns_server:
+        pebble = Pebble(needs("pebble"), tmp_path, http_port=http_port, dns_port=dns_server.port)
+        storage = {"storage": {"type": "postgresql", "dsn": dsn_of(options)}, "processes": 3}
+        with pebble, ServerProcess(tmp_path, {**acme_config(pebble, tmp_path, http_port), **storage}) as server:
+            # Each worker reads the file when it sees it: the one that ordered at once, the others within seconds.
+            wait_until(lambda: len(events(server, "tls.loaded")) == 3, "every worker serves the certificate")
+            assert [event["worker"] for event in events(server, "acme.ordered")] == [1]
+            assert {event["worker"] for event in events(server, "tls.loaded")} == {1, 2, 3}
+            assert len({serial_of(tls_port(server), pebble.root) for _ in range(20)}) == 1
+            assert server.stop() == 0
+
+
+@pytest.mark.needs("pebble", "pebble-challtestsrv")
+def test_an_authority_that_hangs_keeps_no_server_from_its_end(tmp_path: Path, needs: Needs) -> None:
+    http_port = free_port()
+    with MockDns(needs("pebble-challtestsrv"), tmp_path) as mock:
+        pebble = Pebble(needs("pebble"), tmp_path, http_port=http_port, dns_port=mock.port)
+        with pebble, ServerProcess(tmp_path, acme_config(pebble, tmp_path, http_port)) as server:
+            pebble.freeze()
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < PIECE_SECONDS + 5
+
+
+def test_a_port_that_is_taken_is_told_at_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        section = {
+            "enabled": True,
+            "http_addr": f"127.0.0.1:{taken.getsockname()[1]}",
+            "directory_url": "https://localhost:1/dir",
+        }
+        tls = {"enabled": True, "listen_addr": "127.0.0.1:0", "lets_encrypt": section}
+        with pytest.raises(ServerFailed, match=r"is in use by another program.*tls\.lets_encrypt\.http_addr"):
+            ServerProcess(tmp_path, {"hostname": NAME, "tls": tls}).start()
