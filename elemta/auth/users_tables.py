@@ -143,11 +143,10 @@ class TableUsers:
 
     async def list(self, *, containing: str = "", after: str = "", limit: int = 100) -> Sequence[User]:
         """Users by name; see `ManagedUsers.list`."""
-        if (containing and not is_name(containing)) or (after and not is_name(after)):
+        if containing and not is_name(containing):
             return []
-        return await self._engine.look(
-            lambda: units.page(self._words, fold_name(containing), after=fold_name(after), limit=limit)
-        )
+        # `after` is as the table has it, which another program may have written.
+        return await self._engine.look(lambda: units.page(self._words, fold_name(containing), after=after, limit=limit))
 
     def _now(self) -> int:
         return int(self._clock.wall())

@@ -230,7 +230,7 @@ def passwd(invocation: Invocation, name: str, *, scram: bool | None) -> None:
         found = await existing(users, name)
         password = asked_password(twice=True)
         # A verifier of the old password must not stay: it would let that in.
-        keeps = bool(found.scram) if scram is None and not wants_scram(auth, None) else wants_scram(auth, scram)
+        keeps = wants_scram(auth, scram) or (scram is None and bool(found.scram))
         await users.update(with_password(found, password, scram=keeps))
         click.echo(f"{found.name} has a new password.")
 

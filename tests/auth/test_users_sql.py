@@ -179,6 +179,15 @@ async def test_a_copy_put_in_the_place_of_the_file_is_noticed(auth: AuthSection,
             await users.find(BOB.name)
 
 
+async def test_names_that_could_not_be_folded_hide_nobody_behind_them(auth: AuthSection, path: Path) -> None:
+    run(path, ORIGINAL)
+    async with opened(auth) as users:
+        listed: list[str] = []
+        while page := await users.list(after=listed[-1] if listed else "", limit=1):
+            listed += [user.name for user in page]
+        assert listed == ["Eve", "alice@example.com", "bob", "eve"]
+
+
 # ---- servers -------------------------------------------------------------------------------------
 
 
