@@ -1,4 +1,4 @@
-"""Files of users that a command makes as root, and the server reads as somebody else.
+"""Files of users that a command makes as root for a server that runs as somebody else.
 
 What is not here: what the files hold (`users_file`, `users_sqlite`). Failure raised: `OSError`.
 """

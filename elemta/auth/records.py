@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from attrs import evolve
 
 from elemta.auth.base import MAX_NAME_OCTETS, UnfitUser, User
-from elemta.auth.sasl.preparation import fold_name
+from elemta.auth.sasl.preparation import Unfit, prepare_name
 
 #: Octets of a stored password or SCRAM verifier: the longest known form, PBKDF2 with SHA-512 and a long salt, has 200.
 MAX_PASSWORD_OCTETS = 1024
@@ -29,16 +29,23 @@ LAST_SECOND = 253_402_300_799
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 
 
-def is_name(name: str) -> bool:
-    """Whether any user could have such a name."""
-    return not _fault_of_name(name)
+def key_of(name: str) -> str | None:
+    """A user's name as it is kept and looked up; None for what can be nobody's."""
+    try:
+        return checked_name(name)
+    except UnfitUser:
+        return None
 
 
 def checked_name(name: str) -> str:
-    """A name for a user, folded. Raises `UnfitUser`."""
-    if fault := _fault_of_name(name):
+    """A name for a user, as the mechanisms prepare it. Raises `UnfitUser`."""
+    try:
+        prepared = prepare_name(name)
+    except Unfit as error:
+        raise UnfitUser(f"the name {name!a}: {error}") from None
+    if fault := _fault_of_name(prepared):
         raise UnfitUser(f"the name {name!a} {fault}")
-    return fold_name(name)
+    return prepared
 
 
 def _fault_of_name(name: str) -> str:
@@ -64,7 +71,7 @@ def _fault_of(text: str, most: int) -> str:
 
 
 def checked(user: User) -> User:
-    """A user whom every backend can keep, with the name folded. Raises `UnfitUser`."""
+    """A user whom every backend can keep, with the name prepared. Raises `UnfitUser`."""
     name = checked_name(user.name)
     texts = {
         "password": (user.password, MAX_PASSWORD_OCTETS),

@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.auth.base import NoSuchUser, NotManaged, User, UserExists, UsersAway, UsersUnusable
 from elemta.auth.own_files import OWNER_AND_GROUP, give_to_owner, make_alike
-from elemta.auth.records import checked, is_name
+from elemta.auth.records import checked, key_of
 from elemta.auth.sasl.preparation import fold_name
 from elemta.auth.user_documents import DocumentForm, UnfitDocument, form_of, parse, render
 from elemta.runtime.clock import Clock
@@ -92,12 +92,14 @@ class FileUsers:
 
     async def find(self, name: str) -> User | None:
         """The user of a name; see `Users.find`."""
-        return (await self._threads.run(self._one, self._users)).get(fold_name(name))
+        return (await self._threads.run(self._one, self._users)).get(key_of(name) or "")
 
     async def list(self, *, containing: str = "", after: str = "", limit: int = 100) -> Sequence[User]:
         """Users by name; see `ManagedUsers.list`."""
         users = await self._threads.run(self._one, self._users)
-        wanted, after = fold_name(containing), fold_name(after)
+        wanted = key_of(containing) if containing else ""
+        if wanted is None:
+            return []
         names = sorted(name for name in users if name > after)
         chosen = (users[name] for name in names if wanted in name or wanted in fold_name(users[name].email))
         return [user for user, _ in zip(chosen, range(limit), strict=False)]
@@ -106,7 +108,7 @@ class FileUsers:
         """Put a new hash in the place of an old one; see `Users.renew`. An htpasswd file is left alone."""
 
         def change(users: dict[str, User]) -> bool:
-            user = users.get(fold_name(name))
+            user = users.get(key_of(name) or "")
             if user is None or user.password != old:
                 return False
             verifier = user.scram if scram is None else scram
@@ -164,7 +166,7 @@ class FileUsers:
         """Remove a user; see `ManagedUsers.delete`."""
 
         def change(users: dict[str, User]) -> None:
-            if not is_name(name) or users.pop(fold_name(name), None) is None:
+            if users.pop(key_of(name) or "", None) is None:
                 raise NoSuchUser(f"there is no user {name!a}")
 
         await self._changing(change)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from elemta.auth.base import NotManaged, UnfitUser, User, UsersUnusable
-from elemta.auth.records import is_name
-from elemta.auth.sasl.preparation import fold_name
+from elemta.auth.records import key_of
 from elemta.auth.user_query import UnfitQuery, check_columns, queried_user, values_of
 from elemta.auth.users_tables import Engine
 
@@ -41,19 +40,19 @@ class QueriedUsers:
 
     async def find(self, name: str) -> User | None:
         """The user of a name; see `Users.find`."""
-        if not is_name(name):
+        key = key_of(name)
+        if key is None:
             return None
-        folded = fold_name(name)
         try:
-            found = await self._engine.rows(self._rendered, values_of(self._statement, folded))
+            found = await self._engine.rows(self._rendered, values_of(self._statement, key))
         except (UnfitUser, UsersUnusable) as error:
             raise UsersUnusable(f"auth.user_query: {error}") from error
         try:
             check_columns(found.columns)
             if len(found.rows) > 1:
-                raise UnfitQuery(f"it gives more than one row for {folded}: one user has one")
+                raise UnfitQuery(f"it gives more than one row for {key}: one user has one")
             names = [column.lower() for column in found.columns]
-            return queried_user(dict(zip(names, found.rows[0], strict=True)), folded) if found.rows else None
+            return queried_user(dict(zip(names, found.rows[0], strict=True)), key) if found.rows else None
         except UnfitQuery as error:
             raise UsersUnusable(f"{self.name}: auth.user_query: {error}") from None
 

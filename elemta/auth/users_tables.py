@@ -13,8 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.auth import table_units as units
 from elemta.auth.base import NoSuchUser, UnfitUser, User, UserExists
-from elemta.auth.records import checked, is_name
-from elemta.auth.sasl.preparation import fold_name
+from elemta.auth.records import checked, key_of
 from elemta.auth.table_units import Units, Words
 from elemta.datasource.base import Named
 from elemta.runtime.clock import Clock
@@ -93,21 +92,22 @@ class TableUsers:
 
     async def find(self, name: str) -> User | None:
         """The user of a name; see `Users.find`."""
-        if not is_name(name):
-            return None
-        return await self._engine.look(lambda: units.find(self._words, fold_name(name)))
+        key = key_of(name)
+        return None if key is None else await self._engine.look(lambda: units.find(self._words, key))
 
     async def renew(self, name: str, *, old: str, password: str, scram: str | None = None) -> bool:
         """Put a new hash in the place of an old one; see `Users.renew`."""
-        if not is_name(name):
+        key = key_of(name)
+        if key is None:
             return False
-        renewal = units.Renewal(fold_name(name), old, password, scram)
+        renewal = units.Renewal(key, old, password, scram)
         return await self._engine.transact(lambda: units.renew(self._words, renewal, self._now()))
 
     async def note_login(self, name: str, at: float) -> None:
         """Keep when somebody logged in last."""
-        if is_name(name):
-            await self._engine.transact(lambda: units.note_login(fold_name(name), int(at)))
+        key = key_of(name)
+        if key is not None:
+            await self._engine.transact(lambda: units.note_login(key, int(at)))
 
     async def add(self, user: User) -> None:
         """A new user; see `ManagedUsers.add`."""
@@ -137,16 +137,18 @@ class TableUsers:
 
     async def delete(self, name: str) -> None:
         """Remove a user; see `ManagedUsers.delete`."""
-        if not is_name(name):
+        key = key_of(name)
+        if key is None:
             raise NoSuchUser(f"there is no user {name!a}")
-        await self._engine.transact(lambda: units.delete(self._words, fold_name(name)))
+        await self._engine.transact(lambda: units.delete(self._words, key))
 
     async def list(self, *, containing: str = "", after: str = "", limit: int = 100) -> Sequence[User]:
         """Users by name; see `ManagedUsers.list`."""
-        if containing and not is_name(containing):
+        wanted = key_of(containing) if containing else ""
+        if wanted is None:
             return []
         # `after` is as the table has it, which another program may have written.
-        return await self._engine.look(lambda: units.page(self._words, fold_name(containing), after=after, limit=limit))
+        return await self._engine.look(lambda: units.page(self._words, wanted, after=after, limit=limit))
 
     def _now(self) -> int:
         return int(self._clock.wall())

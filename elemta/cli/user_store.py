@@ -1,4 +1,4 @@
-"""Users opened by a command itself, and passwords from whoever gives it.
+"""Users opened by a command itself.
 
 A command needs no server: it opens the same file or database. A server sees what is changed at its next look-up.
 A password comes from a prompt, or, where standard input is no terminal, from one line of it; never from an argument,

@@ -106,8 +106,8 @@ async def test_case_of_ascii_makes_no_other_user(auth: AuthSection) -> None:
             await users.add(attrs.evolve(BOB, name="bOb@example.com"))
 
 
-async def test_other_letters_are_other_users(auth: AuthSection) -> None:
-    names = ["e", "é", "É", "ё", "ss", "ß", "ａ", "a", "bob.", "bob"]
+async def test_other_letters_are_other_users_but_other_spellings_are_not(auth: AuthSection) -> None:
+    names = ["e", "é", "É", "ё", "ss", "ß", "a", "bob.", "bob"]
     async with opened(auth) as users:
         for name in names:
             await users.add(User(name=name, email=f"{names.index(name)}@example.com"))
@@ -117,6 +117,10 @@ async def test_other_letters_are_other_users(auth: AuthSection) -> None:
             assert (found.name, found.email) == (name, f"{names.index(name)}@example.com")
         assert await users.find("bob ") is None
         assert await users.find(" bob") is None
+        assert await users.find("e\u0301") == await users.find("é")
+        assert await users.find("\N{FULLWIDTH LATIN SMALL LETTER A}") == await users.find("a")
+        with pytest.raises(UserExists):
+            await users.add(User(name="e\u0301"))
 
 
 async def test_hostile_names_are_names(auth: AuthSection) -> None:
