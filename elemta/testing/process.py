@@ -40,7 +40,9 @@ class ServerProcess:
         self.folder = folder
         self._config_path = folder / "elemta.conf"
         self._log_path = folder / "elemta.log"
-        full = {"listen_addr": "127.0.0.1:0", "queue_dir": str(folder / "queue"), **config}
+        full = {"queue_dir": str(folder / "queue"), **config}
+        if "listeners" not in full:
+            full.setdefault("listen_addr", "127.0.0.1:0")
         full.setdefault("web", {"enabled": False})
         self._config_path.write_text(json.dumps(full))
         self._process: subprocess.Popen[bytes] | None = None

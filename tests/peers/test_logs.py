@@ -13,7 +13,7 @@ import pytest
 from elemta.testing.process import ServerProcess
 from elemta.testing.sink import RecordingSink
 from tests.peers.test_hostile import discarding, get_ready, warm_up
-from tests.peers.wire import Wire, own_part, wait_until
+from tests.peers.wire import Door, Wire, encrypting, own_part, wait_until
 
 HONEST = [
     b"EHLO client.example\r\n",
@@ -66,20 +66,31 @@ def fuzzed(chance: random.Random) -> list[bytes]:
 
 
 @pytest.fixture
-def taken(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path, discarding(limits={"max_connections_per_address": 500})) as server:
+def taken(tmp_path: Path, door: Door, certificate: Path) -> Iterator[ServerProcess]:
+    """A server whose first listener has that door, whose second one is for honest mail in the clear."""
+    config = discarding(
+        limits={"max_connections_per_address": 500},
+        listeners=[
+            {"address": "127.0.0.1:0", "tls": door.value, "auth": True},
+            {"address": "127.0.0.1:0"},
+        ],
+        auth={"enabled": True, "datasource_path": str(tmp_path / "users.db"), "max_failures_per_address": 3},
+        **encrypting(door, certificate),
+    )
+    with ServerProcess(tmp_path, config) as server:
         yield server
 
 
-def session(port: int, seed: int) -> None:
+def session(port: int, seed: int, door: Door) -> None:
     """One hostile session, in one piece or waiting for replies."""
     chance = random.Random(seed)
     pieces = fuzzed(chance)
     patient = chance.random() < 0.7
-    with Wire(port) as wire:
+    # Now and then what comes is no handshake at all.
+    with Wire(port, door=door if chance.random() < 0.9 else Door.PLAIN) as wire:
         with suppress(OSError):
             if chance.random() < 0.9:
-                wire.reply()
+                wire.greeting()
             for piece in pieces if patient else [b"".join(pieces)]:
                 wire.send(piece)
                 wire.socket.settimeout(0.05)  # a damaged line may have no reply to wait for
@@ -91,15 +102,16 @@ def session(port: int, seed: int) -> None:
                 continue
 
 
-def test_fuzzed_sessions_leave_a_line_each(taken: ServerProcess) -> None:
-    check_fuzzed_sessions(taken, sessions=500)
+@pytest.mark.parametrize(("door", "sessions"), [(Door.PLAIN, 500), (Door.STARTTLS, 150), (Door.IMPLICIT, 150)])
+def test_fuzzed_sessions_leave_a_line_each(taken: ServerProcess, door: Door, sessions: int) -> None:
+    check_fuzzed_sessions(taken, sessions, door=door)
 
 
-def check_fuzzed_sessions(taken: ServerProcess, sessions: int) -> None:
+def check_fuzzed_sessions(taken: ServerProcess, sessions: int, *, door: Door = Door.PLAIN) -> None:
     """Fuzz, and read the log: at most a line a connection, none of them forged."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda seed: session(taken.port, seed), range(sessions)))
-    warm_up(taken.port)
+        list(pool.map(lambda seed: session(taken.port, seed, door), range(sessions)))
+    warm_up(int(taken.ready["listeners"][-1]["port"]))
     wait_until(lambda: taken.log.count('"session.ended"') >= sessions + 1, "every session is logged")
     raw = (taken.folder / "elemta.log").read_bytes()
     text = raw.decode("utf-8")
@@ -111,7 +123,13 @@ def check_fuzzed_sessions(taken: ServerProcess, sessions: int) -> None:
     kinds = Counter(event["event"] for event in events)
     # A mail that is taken and delivered has events of its own; an attack that gets nowhere has its session's alone.
     mails = {"mail.accepted", "delivery.outcome", "queue.report"}
-    assert set(kinds) - mails == {"queue.joined", "server.ready", "session.ended"}, kinds
+    # Who guesses is locked out once, not once for each guess.
+    assert kinds["auth.locked_out"] <= 1
+    assert set(kinds) - mails - {"tls.loaded", "auth.locked_out"} == {
+        "queue.joined",
+        "server.ready",
+        "session.ended",
+    }, kinds
     assert kinds["session.ended"] == sessions + 1
     assert kinds["mail.accepted"] > sessions / 10, "too few sessions got as far as a mail"
     assert kinds["delivery.outcome"] <= 20 * kinds["mail.accepted"]
