@@ -60,6 +60,7 @@ class Kept:
     billboard: Billboard = field(factory=Billboard)
     registry: CollectorRegistry = field(factory=CollectorRegistry)
     taken: list[Pair] = field(factory=list)
+    taken_at: list[float] = field(factory=list)
     attempts: list[float] = field(factory=list)
     #: Its buffer is the log's; it must live as long.
     stream: io.TextIOWrapper = field(init=False)
@@ -96,6 +97,7 @@ class Kept:
     async def take(self, pair: Pair) -> None:
         await trio.lowlevel.checkpoint()
         self.taken.append(pair)
+        self.taken_at.append(trio.current_time())
         if self.refuses:
             raise RuntimeError("a defect of who serves")
 
@@ -262,7 +264,7 @@ async def test_a_restart_orders_nothing_anew(kept: Kept, autojump_clock: MockClo
 
 async def test_what_another_process_ordered_is_taken(kept: Kept, autojump_clock: MockClock) -> None:
     async def other() -> None:
-        await trio.sleep_until(5 * DAY)
+        await trio.sleep_until(5 * DAY + HOUR / 2)
         issuer = kept.issuer()
         await issuer.issue(await issuer.read())
 
@@ -270,8 +272,9 @@ async def test_what_another_process_ordered_is_taken(kept: Kept, autojump_clock:
         nursery.start_soon(other)
         await kept.run(until=70 * DAY)
     # The next one counts from the other's certificate.
-    assert days(kept.site.issued) == [0, 5, 65]
-    assert len(kept.taken) == 3
+    assert days(kept.site.issued) == [0, 5.02, 65.02]
+    # Seen within a look.
+    assert days(kept.taken_at) == [0, 5.04, 65.02]
 
 
 async def test_two_that_want_one_at_once_order_one(kept: Kept, autojump_clock: MockClock) -> None:
@@ -282,6 +285,15 @@ async def test_two_that_want_one_at_once_order_one(kept: Kept, autojump_clock: M
     assert len(kept.taken) == 2
     (failed,) = kept.events("acme.failed")
     assert "orders a certificate in" in failed["error"]
+
+
+async def test_what_was_ordered_meanwhile_is_not_ordered_again(kept: Kept, autojump_clock: MockClock) -> None:
+    ours, theirs = kept.issuer(), kept.issuer()
+    old = await ours.issue(None)
+    new = await theirs.issue(old)
+    assert (await ours.issue(old)).serial == new.serial
+    assert len(kept.site.issued) == 2
+    assert (await ours.issue(new)).serial != new.serial
 
 
 async def test_without_auto_renew_one_is_ordered_and_no_more(kept: Kept, autojump_clock: MockClock) -> None:
