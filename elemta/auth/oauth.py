@@ -70,7 +70,7 @@ class Introspection:
         if found is not None and trio.current_time() < found[1]:
             return found[0]
         says = await self._asked(token)
-        owner, seconds = self._read(says)
+        owner, seconds = self.read(says)
         if owner is not None and seconds > 0:
             self._known[digest] = owner, trio.current_time() + seconds
             self._known.move_to_end(digest)
@@ -83,7 +83,7 @@ class Introspection:
         if self._client is not None:
             await self._client.aclose()
 
-    def _read(self, says: dict[str, object]) -> tuple[str | None, float]:
+    def read(self, says: dict[str, object]) -> tuple[str | None, float]:
         """The owner, and for how many seconds that is good. RFC 7662 §2.2: only `active` is always there."""
         owner = says.get(self._options.user_claim)
         expires = says.get("exp")
@@ -116,11 +116,14 @@ class Introspection:
         place = self._options.url
         if response.status_code != 200:
             raise ValidatorAway(f"{place}: it answers {response.status_code} (are client_id and client_secret right?)")
-        octets = b""
-        async for piece in response.aiter_bytes():
-            octets += piece
-            if len(octets) > MAX_ANSWER_OCTETS:
-                raise ValidatorAway(f"{place}: an answer of more than {MAX_ANSWER_OCTETS} octets")
+        octets, size = b"", 0
+        # To its end, whatever its size: httpx's generators are not to be left in the middle. Time is what bounds it.
+        async for piece in response.aiter_raw():
+            size += len(piece)
+            if size <= MAX_ANSWER_OCTETS:
+                octets += piece
+        if size > MAX_ANSWER_OCTETS:
+            raise ValidatorAway(f"{place}: an answer of more than {MAX_ANSWER_OCTETS} octets")
         try:
             says = json.loads(octets)
         except ValueError:
@@ -143,7 +146,7 @@ class Introspection:
                     follow_redirects=False,
                     timeout=self._options.seconds,
                     limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
-                    headers={"accept": "application/json"},
+                    headers={"accept": "application/json", "accept-encoding": "identity"},
                 )
             return self._client
 

@@ -1,4 +1,7 @@
-"""Wrong passwords by the thousand, guesses at who exists, at a real server: `tests.peers.test_auth` has the short forms."""
+"""Wrong passwords by the thousand, guesses at who exists, at a real server.
+
+The short forms are in `tests.peers.test_auth`.
+"""
 
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,8 +12,10 @@ import trio
 from structlog.testing import LogCapture
 
 from elemta.auth.limits import FailureLimits, Kind, Standing, Who
+from elemta.auth.server_secret import FileSecret, SharedSecret
 from elemta.auth.shared_failures import SharedBook
 from elemta.datasource.options import DatabaseOptions
+from elemta.runtime.threads import WorkerThreads
 from tests.datasource.servers import SERVERS, administer, database_of, running
 
 pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
@@ -112,3 +115,14 @@ async def test_a_database_that_is_away_is_no_way_around(server: DatabaseOptions)
         assert (await book.standing(who)).locked is Kind.ADDRESS
         nursery.cancel_scope.cancel()
     assert [entry["event"] for entry in capture.entries] == ["auth.failures_not_shared"]
+
+
+async def test_nodes_share_the_secret_of_fake_salts(server: DatabaseOptions, tmp_path: Path) -> None:
+    for name in ("one", "other", "alone"):
+        (tmp_path / name).mkdir()
+    async with running(server) as one, running(server) as other:
+        first = await SharedSecret(one, FileSecret(tmp_path / "one", WorkerThreads())).get()
+        assert await SharedSecret(other, FileSecret(tmp_path / "other", WorkerThreads())).get() == first
+    away = database_of(server)  # nobody runs it
+    file = FileSecret(tmp_path / "alone", WorkerThreads())
+    assert await SharedSecret(away, file).get() == await file.get()

@@ -37,13 +37,13 @@ def add_user(server: ServerProcess, name: str = USER, password: str = PASSWORD) 
 
 def submission(folder: Path, certificate: Path, **auth: Any) -> ServerProcess:
     """A server that relays for its users alone: STARTTLS at its first listener, TLS at its second."""
-    config = {
+    config: dict[str, Any] = {
         "hostname": "mail.example.com",
         "routes": [{"domain": "*", "transport": "discard"}],
         **encrypting(Door.IMPLICIT, certificate),
         "auth": {"enabled": True, "required": True, "datasource_path": str(folder / "users.db"), **auth},
     }
-    config["tls"]["listen_addr"] = "127.0.0.1:0"  # type: ignore[index]  # a section of TLS, of whatever type
+    config["tls"]["listen_addr"] = "127.0.0.1:0"
     return ServerProcess(folder, config)
 
 
@@ -258,25 +258,26 @@ def check_wrong_passwords(folder: Path, sessions: int) -> None:
 
 def test_a_flood_of_passwords_that_are_all_looked_at_leaves_others_served(tmp_path: Path) -> None:
     """Nobody is locked out here: each guess is hashed, in as many threads as there are for it, whoever waits."""
-    most = {f"max_failures_per_{kind}": 10**6 for kind in ("address", "network", "user", "session")}
-    process = local(tmp_path, **most)
+    process = local(
+        tmp_path, max_failures_per_address=10**6, max_failures_per_network=10**6, max_failures_per_user=10**6
+    )
     add_user(process)
     done = threading.Event()
 
     def keep_guessing(number: int) -> int:
         heard = 0
         while not done.is_set():
-            heard += len(guess(server.port, number, 1))
+            heard += len(guess(process.port, number, 1))
         return heard
 
-    with process as server, ThreadPoolExecutor(60) as pool:
-        guess(server.port, 0, 1)
-        memory = resident_octets(server.pid)
+    with process as running, ThreadPoolExecutor(60) as pool:
+        guess(running.port, 0, 1)
+        memory = resident_octets(running.pid)
         floods = [pool.submit(keep_guessing, number) for number in range(60)]
         waits = []
         for _ in range(20):
             started = time.monotonic()
-            with smtplib.SMTP("127.0.0.1", server.port, local_hostname="honest", timeout=30) as client:
+            with smtplib.SMTP("127.0.0.1", running.port, local_hostname="honest", timeout=30) as client:
                 client.ehlo()
                 client.noop()
             waits.append(time.monotonic() - started)
@@ -284,7 +285,7 @@ def test_a_flood_of_passwords_that_are_all_looked_at_leaves_others_served(tmp_pa
         looked_at = sum(flood.result() for flood in floods)
         assert looked_at > 20
         assert statistics.median(waits) < 1.0
-        assert resident_octets(server.pid) - memory < 128 * 1024 * 1024, "threads x the memory of one hash"
+        assert resident_octets(running.pid) - memory < 128 * 1024 * 1024, "threads x the memory of one hash"
 
 
 def test_nobody_learns_who_exists(tmp_path: Path) -> None:
