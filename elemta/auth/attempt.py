@@ -253,11 +253,12 @@ class Attempt:
         """Write a failure down, then wait, so that who guesses is slow whoever answers how fast."""
         self._counted = True
         book, who = self._backends.book, self._who
+        held = book.standing_here(who).locked  # by another failure of the same moment, which has said so
         try:
             standing = await self._ask(lambda: book.failed(who))
         except UsersAway:
             standing = book.standing_here(who)
-        if standing.locked is not None:
+        if standing.locked is not None and held is None:
             self._tell(standing.locked)
         await trio.sleep_until(self._started + standing.delay_seconds)
 

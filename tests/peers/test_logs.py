@@ -87,9 +87,10 @@ def session(port: int, seed: int, door: Door) -> None:
     pieces = fuzzed(chance)
     patient = chance.random() < 0.7
     # Now and then what comes is no handshake at all.
-    with Wire(port, door=door if chance.random() < 0.9 else Door.PLAIN) as wire:
+    fits = chance.random() < 0.9
+    with Wire(port, door=door if fits else Door.PLAIN) as wire:
         with suppress(OSError):
-            if chance.random() < 0.9:
+            if chance.random() < 0.9 and (fits or door is not Door.IMPLICIT):
                 wire.greeting()
             for piece in pieces if patient else [b"".join(pieces)]:
                 wire.send(piece)
