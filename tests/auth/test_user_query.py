@@ -1,10 +1,13 @@
 """Users in an existing table, asked for by the operator's own statement."""
 
 import contextlib
+import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elemta.auth.base import NotManaged, User, UsersAway, UsersUnusable
+from elemta.auth.user_documents import DocumentForm, parse
 from elemta.auth.user_query import UnfitQuery, rendered, values_of
 from elemta.config.auth import AuthSection
 from elemta.datasource.options import DatabaseOptions, Dialect
@@ -178,6 +182,43 @@ async def check_bits(options: DatabaseOptions) -> None:
     async with opened(asking(server_section(options), statement)) as users:
         assert await users.find("bob") == User(name="bob", password="x")
         assert await users.find("eve") == User(name="eve", password="y", is_active=False)
+
+
+# ---- what the manual says ------------------------------------------------------------------------
+
+MANUAL = Path(__file__).parents[2] / "docs" / "authentication.md"
+
+
+def examples() -> list[dict[str, Any]]:
+    return [
+        json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", MANUAL.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "postgresql"])
+async def test_the_queries_of_the_manual_work(databases: dict[str, AuthSection], engine: str) -> None:
+    (statement,) = [
+        example["auth"]["user_query"]
+        for example in examples()
+        if example.get("auth", {}).get("datasource_type") == engine and "user_query" in example["auth"]
+    ]
+    async with opened(asking(databases[engine], statement)) as users:
+        bob, eve = await users.find("bob@example.com"), await users.find("eve@example.com")
+        assert bob is not None
+        assert eve is not None
+        assert (bob.is_active, bob.attributes) == (True, {"senders": "sales@example.com"})
+        assert (eve.is_active, eve.attributes) == (False, {})
+        assert await users.find("rob@example.com") is None
+
+
+def test_the_file_of_the_manual_is_read() -> None:
+    (document,) = [example for example in examples() if "users" in example]
+    (user,) = parse(json.dumps(document), DocumentForm.JSON).values()
+    assert (user.name, user.groups, user.attributes) == (
+        "bob@example.com",
+        ("staff",),
+        {"senders": "sales@example.com @example.net"},
+    )
 
 
 # ---- the statement alone -------------------------------------------------------------------------
