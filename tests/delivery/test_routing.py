@@ -102,7 +102,7 @@ def test_destination_keys(section: RouteSection, key: str) -> None:
     assert table(section).destination(Address("a", "example.com")) == key
 
 
-LOGIN = {"username": "jo", "password": "secret"}
+LOGIN: dict[str, Any] = {"username": "jo", "password": "secret"}
 
 
 @pytest.mark.parametrize(
