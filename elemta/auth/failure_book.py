@@ -1,4 +1,4 @@
-"""Where failures to log in are written down, and looked up.
+"""The book in which failures to log in are kept.
 
 What is not here: how many are too many (`auth.limits`), the book that nodes share (`auth.shared_failures`).
 Failures raised: none. A book that cannot be reached is answered from memory: it is never a way around the limits.
