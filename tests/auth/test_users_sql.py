@@ -261,7 +261,7 @@ async def test_a_server_that_hangs_is_away_within_the_time(server: DatabaseOptio
 
         # More than the pool has connections: some wait for one.
         async with trio.open_nursery() as nursery:
-            for _ in range(12):
+            for _ in range(32):
                 nursery.start_soon(find)
         proxy.resume()
         assert without_times(await users.find(BOB.name)) == BOB
