@@ -173,6 +173,8 @@ class _Dialogue:
         self.wire = stream
         self.channel = Channel(stream)
         self.record = record
+        #: Whether the last EHLO was answered 250, and the words of that answer.
+        self.is_welcome = False
         self.offers = ""
         self._lines = Lines(self.channel)
         self._pipelining = pipelining
@@ -186,7 +188,8 @@ class _Dialogue:
 
     async def greet_again(self) -> None:
         """EHLO alone."""
-        _, self.offers = await self.ask("EHLO client.test")
+        code, self.offers = await self.ask("EHLO client.test")
+        self.is_welcome = code == 250
         if self.channel.is_encrypted and "STARTTLS" in self.offers:
             self.record.slip(self.wire.local.host, "was offered STARTTLS under TLS")
 
@@ -285,6 +288,8 @@ class _ClientHandshake:
     async def ask(self, mail: MailScript) -> None:
         """Say STARTTLS, with `mail` behind it where that is the script. Raises `_Vanished`."""
         dialogue = self._dialogue
+        if not dialogue.is_welcome:
+            raise _Vanished
         if "STARTTLS" not in dialogue.offers:
             dialogue.record.slip(dialogue.wire.local.host, "was offered no STARTTLS")
             raise _Vanished

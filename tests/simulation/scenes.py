@@ -1,5 +1,7 @@
 """Small scenarios by hand: one client, one remote domain."""
 
+from typing import Any
+
 from elemta.config.sections import Config
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.personality import Personality
@@ -9,9 +11,10 @@ from elemta.simulation.scenario import SENDER_ADDRESS, SENDER_DOMAIN, Scenario, 
 HOST = "198.51.100.10"
 
 
-def mail(tag: str, *recipients: str, octets: int = 200, mt_priority: int | None = None) -> MailScript:
+def mail(tag: str, *recipients: str, octets: int = 200, **settings: Any) -> MailScript:
+    """A mail of `tag`; `settings` are fields of `MailScript`."""
     taken = recipients or (f"ok-{tag}@one.test",)
-    return MailScript(tag, f"{tag}@{SENDER_DOMAIN}", taken, octets=octets, mt_priority=mt_priority)
+    return MailScript(tag, f"{tag}@{SENDER_DOMAIN}", taken, octets=octets, **settings)
 
 
 def scene(*mails: MailScript, host: Personality | None = None, **settings: object) -> Scenario:

@@ -8,8 +8,8 @@ import pytest
 
 from elemta.testing.plugin import SimulatedWorld
 
-#: Seeds whose worlds hold crashes, faults of the store, long mails and retries of days.
-SEEDS = (3, 6, 12)
+#: Seeds whose worlds hold crashes, faults of the store, long mails, retries of days; 3 and 86 (a fleet) speak TLS.
+SEEDS = (3, 6, 12, 86)
 
 PROGRAM = """
 import sys
