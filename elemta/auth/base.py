@@ -112,9 +112,9 @@ class ManagedUsers(Users, Protocol):
         ...
 
     async def add_all(self, users: Sequence[User]) -> Sequence[str]:
-        """New users, each name once, all at once or none; returns the names of those that were there already, and stay as they were.
+        """New users, each name once, all at once or none; returns the names of those that were there already.
 
-        Times that a user brings are kept. Raises `UnfitUser`.
+        Those stay as they were. Times that a user brings are kept. Raises `UnfitUser`.
         """
         ...
 

@@ -221,6 +221,25 @@ async def test_a_link_is_followed_and_stays(auth: AuthSection, path: Path, tmp_p
     assert sorted(each.name for each in real.parent.iterdir()) == ["users"]
 
 
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_what_root_makes_belongs_to_whoever_owns_the_folder(tmp_path: Path, kind: str) -> None:
+    """Run by anybody else it shows less: the file is the user's own."""
+    owner = 12_345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    section = local_section(kind, tmp_path)
+    async with opened(section) as users:
+        await users.add(BOB)
+        await users.add(User(name="eve"))
+    made = os.stat(section.datasource_path)
+    assert (made.st_uid, made.st_mode & 0o777) == (owner, 0o600)
+    os.chown(section.datasource_path, -1, os.getegid())
+    os.chmod(section.datasource_path, 0o640)
+    async with opened(section) as users:
+        await users.delete("eve")
+    kept = os.stat(section.datasource_path)
+    assert (kept.st_uid, kept.st_gid, kept.st_mode & 0o777) == (owner, os.getegid(), 0o640)
+
+
 async def test_two_writers_undo_nothing_of_each_other(auth: AuthSection) -> None:
     patient = attrs.evolve(auth, timeout=30.0)
     async with opened(patient) as users, opened(patient) as others:
