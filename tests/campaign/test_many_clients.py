@@ -6,6 +6,7 @@ from pathlib import Path
 from elemta.testing.process import ServerProcess
 from tests.peers.test_hostile import check_memory, check_slow_clients, discarding
 from tests.peers.test_logs import check_fuzzed_sessions
+from tests.peers.wire import make_certificate
 
 IDLE_CLIENTS = int(os.environ.get("ELEMTA_TEST_IDLE_CLIENTS", "2000"))
 LARGE_MAILS = int(os.environ.get("ELEMTA_TEST_LARGE_MAILS", "200"))
@@ -18,7 +19,7 @@ def test_memory_with_many_clients(tmp_path: Path) -> None:
 
 
 def test_many_slow_clients(tmp_path: Path) -> None:
-    check_slow_clients(tmp_path, clients=SLOW_CLIENTS)
+    check_slow_clients(tmp_path, make_certificate(tmp_path), clients=SLOW_CLIENTS)
 
 
 def test_many_fuzzed_sessions(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
 from elemta.testing.sink import RecordingSink
 from tests.conftest import UNDER_CI
+from tests.peers.wire import make_certificate
 
 
 @pytest.fixture
@@ -22,11 +22,7 @@ def sink() -> Iterator[RecordingSink]:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and its certificate for mail.example.com, in one file."""
-    issued = trustme.CA().issue_cert("mail.example.com", "relay.example.com")
-    path = tmp_path_factory.mktemp("certificate") / "pair.pem"
-    path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
-    path.chmod(0o600)
-    return path
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from elemta.testing.process import ServerProcess
-from tests.peers.wire import Wire, cpu_seconds, resident_octets, wait_until
+from tests.peers.wire import Door, Wire, cpu_seconds, encrypting, resident_octets, wait_until
 
 #: Promise 15, for one connection.
 MOST_MEMORY_OCTETS = 16 * 1024 * 1024
@@ -150,16 +150,23 @@ def test_an_endless_client_is_ended_cheaply(flooded: ServerProcess, name: str) -
 # ---- slow clients --------------------------------------------------------------------------------
 
 SLOW_SECONDS = 3.0
+OVERDUE = "timeout"
+OVERDUE_HANDSHAKE = f"no TLS: the handshake took more than {SLOW_SECONDS:g} s"
 
 
-def test_slow_clients_are_gone_in_time_and_nobody_waits_for_them(tmp_path: Path) -> None:
-    check_slow_clients(tmp_path, clients=300)
+def test_slow_clients_are_gone_in_time_and_nobody_waits_for_them(tmp_path: Path, certificate: Path) -> None:
+    check_slow_clients(tmp_path, certificate, clients=300)
 
 
-def check_slow_clients(tmp_path: Path, clients: int) -> None:
-    """Promise 16: silent from the start, within a command, within a mail; a third of the clients each."""
+def check_slow_clients(tmp_path: Path, certificate: Path, clients: int) -> None:
+    """Promise 16: silent from the start, within a command, a mail, AUTH, a handshake; a fifth of the clients each."""
+    each = clients // 5
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    tls = encrypting(Door.IMPLICIT, certificate)["tls"]
     config = discarding(
+        listeners=[{"address": "127.0.0.1:0", "auth": True}, {"address": "127.0.0.1:0", "tls": "implicit"}],
+        auth={"enabled": True, "datasource_path": str(tmp_path / "users.db")},
+        tls={**tls, "handshake_timeout": SLOW_SECONDS},
         timeouts={"command_timeout": SLOW_SECONDS, "data_timeout": SLOW_SECONDS},
         limits={
             "max_connections": clients + 100,
@@ -169,27 +176,32 @@ def check_slow_clients(tmp_path: Path, clients: int) -> None:
     )
     with ServerProcess(tmp_path, config) as server, ExitStack() as open_ones:
         warm_up(server.port)
-        silent = [open_ones.enter_context(Wire(server.port)) for _ in range(clients // 3)]
-        in_data = [open_ones.enter_context(Wire(server.port)) for _ in range(clients // 3)]
-        in_command = [open_ones.enter_context(Wire(server.port)) for _ in range(clients // 3)]
+        encrypted = int(server.ready["listeners"][1]["port"])
+        silent, in_data, in_command, in_auth, shaking = (
+            [open_ones.enter_context(Wire(port)) for _ in range(each)] for port in (*[server.port] * 4, encrypted)
+        )
         for wire in silent:
             assert wire.reply()[:3] == b"220"
         for wire in in_data:
             get_ready(wire, ENVELOPE + TO + b"DATA\r\n")
         for wire in in_command:
             get_ready(wire, ENVELOPE + b"RCPT TO:<half")
+        for wire in in_auth:
+            get_ready(wire, b"EHLO slow.example\r\nAUTH LOGIN\r\n")
+        for wire in shaking:
+            wire.send(b"\x16\x03\x01\x02")
         waited = honest_seconds(server, rounds=40)
-        for wire in silent:
+        for wire in (*silent, *in_data, *in_command, *in_auth):
             assert wire.rest().startswith(b"421 4.4.2")
-        for wire in (*in_data, *in_command):
-            assert wire.rest().startswith(b"421 4.4.2")
-        wait_until(lambda: ended(server) >= 3 * (clients // 3), "every session is logged")
+        for wire in shaking:
+            assert wire.rest() == b""
+        wait_until(lambda: ended(server) >= 5 * each, "every session is logged")
         lasted = [
             float(event["seconds"])
             for event in server.events
-            if event["event"] == "session.ended" and event["cause"] == "timeout"
+            if event["event"] == "session.ended" and event["cause"] in (OVERDUE, OVERDUE_HANDSHAKE)
         ]
-        assert len(lasted) == 3 * (clients // 3)
+        assert len(lasted) == 5 * each
         assert min(lasted) >= SLOW_SECONDS * 0.9
         # The clients connect one after another and say several lines; from their last word on, the deadline counts.
         assert max(lasted) <= 2 * SLOW_SECONDS + 5
@@ -199,7 +211,7 @@ def check_slow_clients(tmp_path: Path, clients: int) -> None:
 
 def ended(server: ServerProcess) -> int:
     """Sessions that ended by a deadline."""
-    return server.log.count('"cause":"timeout"')
+    return sum(server.log.count(f'"cause":"{cause}"') for cause in (OVERDUE, OVERDUE_HANDSHAKE))
 
 
 def honest_seconds(server: ServerProcess, rounds: int) -> float:

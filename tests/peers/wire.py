@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import trustme
+
 from elemta.testing.process import ServerProcess
 
 #: Seconds that a client waits for any answer; generous, since what fails is the answer and not its speed.
@@ -108,6 +110,15 @@ class Wire:
         except ConnectionError:
             pass
         return said
+
+
+def make_certificate(folder: Path) -> Path:
+    """A key and its certificate for mail.example.com, relay.example.com, in one file."""
+    issued = trustme.CA().issue_cert("mail.example.com", "relay.example.com")
+    path = folder / "pair.pem"
+    path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    path.chmod(0o600)
+    return path
 
 
 def encrypting(door: Door, certificate: Path) -> dict[str, Any]:
