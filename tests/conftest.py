@@ -36,6 +36,7 @@ SUITE_OF_FOLDER = {
     "peers": "peers",
     "simulation": "simulation",
     "storage": "stores",
+    "users": "stores",
 }
 SUITES = ("checks", "unit", "stores", "simulation", "peers", "bench", "campaign")  # the order of a run
 ON_DEMAND = frozenset({"bench", "campaign"})  # run only when named

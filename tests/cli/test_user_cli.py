@@ -22,7 +22,8 @@ from attrs import asdict
 from elemta.auth.base import User
 from elemta.config.auth import AuthSection
 from elemta.datasource.options import DatabaseOptions, Dialect
-from tests.auth.backends import (
+from tests.cli.at_desk import Ended, Terminal
+from tests.users.backends import (
     BOB,
     DIALECTS,
     HASH,
@@ -34,8 +35,7 @@ from tests.auth.backends import (
     users_database,
     without_times,
 )
-from tests.auth.test_users_sql import ORIGINAL, run
-from tests.cli.at_desk import Ended, Terminal
+from tests.users.test_users_sql import ORIGINAL, run
 
 PASSWORD = "corrêct horse"
 BCRYPT = "$2b$04$VTUTdRTKbLh2uXmQOdKAFO1T8lqDJMTdMBkRcMqU6mEuNPDYfgV8W"

@@ -12,7 +12,8 @@ from elemta.auth.base import MAX_NAME_OCTETS, NoSuchUser, UnfitUser, User, UserE
 from elemta.config.auth import AuthSection
 from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.runtime.world import system_runtime
-from tests.auth.backends import (
+from tests.storage.mails import HandClock
+from tests.users.backends import (
     BOB,
     DIALECTS,
     HASH,
@@ -24,7 +25,6 @@ from tests.auth.backends import (
     users_database,
     without_times,
 )
-from tests.storage.mails import HandClock
 
 NEW = HASH.replace("mS7u", "nT8v")
 #: What SQL, shells, LIKE, GLOB and regular expressions read something into.

@@ -20,8 +20,8 @@ from elemta.auth.user_documents import DocumentForm, parse
 from elemta.auth.user_query import UnfitQuery, rendered, values_of
 from elemta.config.auth import AuthSection
 from elemta.datasource.options import DatabaseOptions, Dialect
-from tests.auth.backends import BOB, HASH, local_section, opened, server_section
 from tests.datasource.servers import administer, empty_database
+from tests.users.backends import BOB, HASH, local_section, opened, server_section
 
 ENGINES = ("sqlite", "postgresql", "mysql")
 

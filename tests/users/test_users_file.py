@@ -17,7 +17,7 @@ from elemta.auth.base import NotManaged, User, UsersAway, UsersUnusable
 from elemta.auth.records import LAST_SECOND, checked, key_of
 from elemta.auth.user_documents import DocumentForm, UnfitDocument, form_of, form_to_import, parse, render
 from elemta.config.auth import AuthSection
-from tests.auth.backends import BOB, HASH, local_section, opened, without_times
+from tests.users.backends import BOB, HASH, local_section, opened, without_times
 
 HTPASSWD = """# by hand
 bob@example.com:$2y$05$abcdefghijklmnopqrstuuJ4pL0oYJ0y5m0yYl1pJ1oYJ0y5m0yYl

@@ -14,9 +14,9 @@ from structlog.testing import CapturingLogger
 from elemta.auth.base import ManagedUsers, User, UsersAway, UsersUnusable
 from elemta.config.auth import AuthSection
 from elemta.datasource.options import DatabaseOptions, Dialect
-from tests.auth.backends import BOB, HASH, local_section, opened, server_section, without_times
 from tests.datasource.proxy import Proxy, proxied
 from tests.datasource.servers import SERVERS, administer, empty_database
+from tests.users.backends import BOB, HASH, local_section, opened, server_section, without_times
 
 #: As the original creates them in SQLite.
 ORIGINAL = """
