@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from elemta.config.sections import BareNewlines
 from elemta.config.tls import TlsMode
 from elemta.inbound.admission import Admission
+from elemta.inbound.encryption import NOT_NOW, may_begin
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.session import SHUTTING_DOWN, Session
 from elemta.inbound.transaction import Services
@@ -159,13 +160,24 @@ class InboundService:
                 continue
             except trio.ClosedResourceError:
                 return
-            reply = SHUTTING_DOWN if self._draining else self._admission.admit(stream.peer.host)
+            reply = self._judge(stream.peer.host, options)
             if reply is None:
                 sessions.start_soon(self._serve, stream, options, smtp_options)
-            elif options.tls is TlsMode.IMPLICIT:
-                self._refuse(stream, None, sessions)
             else:
-                self._refuse(stream, reply, sessions)
+                self._refuse(stream, reply, options, sessions)
+                # A flood that is refused at once comes again at once, and would leave nobody else a turn.
+                await trio.lowlevel.checkpoint()
+
+    def _judge(self, host: str, options: ListenerOptions) -> Reply | None:
+        """Why a client is not served now; None for one that is, and counts."""
+        if self._draining:
+            return SHUTTING_DOWN
+        refusal = self._admission.admit(host)
+        if refusal is None and options.tls is TlsMode.IMPLICIT and not may_begin(self._services.tls, host):
+            # Before there is a session, or its line in the log: whoever refuses a flood must not pay for it.
+            self._admission.leave(host)
+            return NOT_NOW
+        return refusal
 
     def _end_overdue(self, now: float) -> float:
         """End sessions whose time is up; see `DeadlineWatch`."""
@@ -188,10 +200,10 @@ class InboundService:
                 remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or lower limits.max_connections",
             )
 
-    def _refuse(self, stream: Stream, reply: Reply | None, sessions: trio.Nursery) -> None:
-        """Close with a reply; without one where a handshake would have to come before it."""
+    def _refuse(self, stream: Stream, reply: Reply, options: ListenerOptions, sessions: trio.Nursery) -> None:
         self._services.metrics.connection_errors.labels(cause="refused").inc()
-        if reply is None or self._refusing >= MAX_REFUSALS:
+        # Where a handshake would have to come before it, a reply would be no more than noise.
+        if options.tls is TlsMode.IMPLICIT or self._refusing >= MAX_REFUSALS:
             stream.abort()
             return
         self._refusing += 1

@@ -43,7 +43,7 @@ from elemta.smtp.events import (
 from elemta.smtp.options import ServerOptions
 from elemta.smtp.server import ServerConnection
 from elemta.storage.records import Origin
-from elemta.tls.stream import HandshakeFailed, TlsFacts, TlsStream
+from elemta.tls.stream import HandshakeFailed, TlsFacts
 
 #: Seconds that a last reply may take before the connection is cut.
 FAREWELL_SECONDS = 5.0
@@ -212,8 +212,8 @@ class Session:
 
     async def _converse(self) -> None:
         smtp = self._smtp
-        if self._listener.tls is TlsMode.IMPLICIT:
-            self._encrypted(await encryption.encrypt_at_once(self._services.tls, self.stream))
+        if self._listener.tls is TlsMode.IMPLICIT:  # the service has asked whether it may begin
+            await self._shake_hands()
         smtp.greet(Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
         while True:
             event = smtp.next_event()
@@ -309,14 +309,16 @@ class Session:
         self._smtp.reply(reply)
         if reply is not encryption.GO_AHEAD:
             self._count_refusal(reply)
-        elif self._services.tls is not None:
-            self.due = inf  # the handshake has a deadline of its own
+        else:
             await self._send()
-            self._encrypted(await self._services.tls.upgrade(self.stream))
+            await self._shake_hands()
 
-    def _encrypted(self, stream: TlsStream) -> None:
-        """Go on over TLS, with nothing that was said before, RFC 3207 §4.2."""
-        self.stream = stream
+    async def _shake_hands(self) -> None:
+        """Go on over TLS, with nothing that was said before, RFC 3207 §4.2. Raises `HandshakeFailed`."""
+        tls = self._services.tls
+        assert tls is not None
+        self.due = inf  # the handshake has a deadline of its own
+        self.stream = stream = await tls.upgrade(self.stream)
         self.tls = stream.facts
         self.helo = ""
         self._smtp.tls_started()

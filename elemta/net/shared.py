@@ -128,12 +128,14 @@ class InheritedNetwork(SystemNetwork):
     """The system's network in a process whose listeners another one has bound."""
 
     def __init__(self, shared: Iterable[SharedSockets], share: Share) -> None:
-        self._shared = {one.address: one for one in shared}
+        #: Not by address: two listeners may have asked for any port of the same host.
+        self._shared = list(shared)
         self._share = share
 
     async def listen(self, address: str, backlog: int) -> list[SocketListener]:
         """The listeners of an address that was bound; any other one is bound now. Raises `OSError`, `ValueError`."""
-        one = self._shared.pop(address, None)
+        one = next((one for one in self._shared if one.address == address), None)
         if one is None:
             return await super().listen(address, backlog)
+        self._shared.remove(one)
         return [SharedListener(sock, self._share) for sock in one.sockets]

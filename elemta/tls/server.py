@@ -2,7 +2,8 @@
 
 What is not here: sessions (`inbound`), who orders certificates (`tls.acme`), where options come from (`supervisor`).
 A new set of certificates is whole before it replaces the old one: a broken file changes nothing but the log, and
-sessions under way keep what they have. Log events: `tls.loaded`, `tls.reload_failed`, `tls.warning`.
+sessions under way keep what they have. Log events: `tls.loaded`, `tls.reload_failed`,
+`tls.warning`, `tls.refused`.
 Failures raised: `TlsUnusable` by the first load, `HandshakeRefused`, `HandshakeFailed` by handshakes.
 """
 
@@ -30,6 +31,8 @@ MAX_HANDSHAKES: Final = 1000
 #: handshakes a second on the event loop, with 208 ms for the 95th percentile of a plain exchange; in one thread 160
 #: and 7 ms; in two 180 and 9 ms. Without the flood it is 0.4 ms.
 HANDSHAKE_THREADS: Final = 1
+#: Seconds between two log lines about refused handshakes.
+REFUSAL_LOG_SECONDS: Final = 10.0
 
 
 class HandshakeRefused(HandshakeFailed):
@@ -61,6 +64,8 @@ class ServerTls:
         self._stamp: tuple[object, ...] = ()
         self._rate = HandshakeRate(options.handshakes_per_address)
         self._handshakes = 0
+        self._refusals = 0
+        self._next_refusal_log = 0.0
         self._costly = trio.CapacityLimiter(HANDSHAKE_THREADS)
         self._disk = trio.CapacityLimiter(1)
         self._loading = trio.Lock()
@@ -135,14 +140,20 @@ class ServerTls:
     def admit(self, host: str) -> None:
         """Count a handshake of this address. Raises `HandshakeRefused` when it may not be begun."""
         if not self.ready:
-            raise self._refused("no certificate", "there is no certificate yet")
+            raise self._refused("no certificate", host, "there is no certificate yet")
         if self._handshakes >= MAX_HANDSHAKES:
-            raise self._refused("too many", "too many handshakes at once")
+            raise self._refused("too many", host, "too many handshakes at once")
         if not self._rate.take(host, trio.current_time()):
-            raise self._refused("rate", "too many handshakes from this address")
+            raise self._refused("rate", host, "too many handshakes from this address")
 
-    def _refused(self, cause: str, text: str) -> HandshakeRefused:
+    def _refused(self, cause: str, host: str, text: str) -> HandshakeRefused:
+        """Count it, and say so now and then: a line for each would be what a flood is after."""
         self._metrics.failures.labels(cause=cause).inc()
+        self._refusals += 1
+        now = trio.current_time()
+        if now >= self._next_refusal_log:
+            self._log.warning("tls.refused", cause=text, client=host, refused=self._refusals)
+            self._next_refusal_log, self._refusals = now + REFUSAL_LOG_SECONDS, 0
         return HandshakeRefused(text)
 
     async def upgrade(self, stream: Stream) -> TlsStream:

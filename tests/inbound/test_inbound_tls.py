@@ -256,9 +256,10 @@ async def test_too_many_handshakes_are_closed(office: Office, autojump_clock: tr
         with pytest.raises(HandshakeFailed):
             await world.encrypt(world.connect())
         await trio.testing.wait_all_tasks_blocked()
-    assert "no TLS: too many handshakes from this address" in [
-        event["cause"] for event in world.events("session.ended")
-    ]
+    assert len(world.events("session.ended")) == 5
+    (event,) = desk.events("tls.refused")
+    assert event["cause"] == "too many handshakes from this address"
+    assert world.service.open_connections == 0
 
 
 async def test_connections_are_closed_before_there_is_a_certificate(
@@ -269,7 +270,7 @@ async def test_connections_are_closed_before_there_is_a_certificate(
         with pytest.raises(HandshakeFailed):
             await world.encrypt(world.connect())
         await trio.testing.wait_all_tasks_blocked()
-    assert world.events("session.ended")[0]["cause"] == "no TLS: there is no certificate yet"
+    assert desk.events("tls.refused")[0]["cause"] == "there is no certificate yet"
 
 
 async def test_a_client_that_is_one_too_many_hears_nothing_in_the_clear(

@@ -253,6 +253,17 @@ async def test_one_address_begins_no_more_than_its_rate(office: Office, autojump
     assert desk.metric("elemta_tls_handshake_failures_total", cause="rate") == 1.0
 
 
+async def test_refusals_are_said_now_and_then(office: Office, autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk(office.files("ordered", awaited=True))
+    await desk.tls.load()
+    for _ in range(3):
+        for _ in range(100):
+            with pytest.raises(HandshakeRefused):
+                desk.tls.admit(HOST)
+        await trio.sleep(server_module.REFUSAL_LOG_SECONDS)
+    assert [event["refused"] for event in desk.events("tls.refused")] == [1, 100, 100]
+
+
 async def test_handshakes_at_once_are_bounded(
     office: Office, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
