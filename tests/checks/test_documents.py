@@ -26,16 +26,16 @@ def test_ci_runs_the_test_command_of_the_readme(root: Path, readme: str) -> None
     assert commands[0] in [line.strip() for line in (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_relay_of_the_readme_is_an_example_that_ships(root: Path, readme: str) -> None:
-    (relay,) = fenced(readme, "json")
-    assert relay == (root / "conf" / "relay.json").read_text(encoding="utf-8")
-    assert len(relay.splitlines()) <= 10
+def test_the_configurations_of_the_readme_are_examples_that_ship(root: Path, readme: str) -> None:
+    blocks = fenced(readme, "json")
+    assert blocks == [(root / "conf" / f"{name}.json").read_text(encoding="utf-8") for name in ("relay", "submission")]
+    assert max(len(block.splitlines()) for block in blocks) <= 10
 
 
 def test_examples_are_json(root: Path) -> None:
     examples = sorted((root / "conf").glob("*.json"))
     assert [path.name for path in examples if not isinstance(json.loads(path.read_bytes()), dict)] == []
-    assert {"dev.json", "original-example.json", "relay.json"} <= {path.name for path in examples}
+    assert {"dev.json", "original-example.json", "relay.json", "submission.json"} <= {path.name for path in examples}
 
 
 def test_links_lead_somewhere(root: Path) -> None:
