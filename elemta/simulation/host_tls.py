@@ -11,6 +11,7 @@ from elemta.simulation.record import Record
 
 #: Octets read at a time, of what nobody looks at.
 _READ_OCTETS = 65536
+_HELLOS = frozenset({"EHLO", "HELO", "LHLO"})
 
 
 class HostTls:
@@ -43,7 +44,9 @@ class TlsOfConnection:
         self._host = host
         self._channel = channel
         self._handshake: Handshake | None = None
-        self._said_hello = False
+        #: Whether the client was told what is offered in clear, whether it said hello since the last handshake.
+        self._told = False
+        self._greeted = False
         self._was_asked = False
 
     @property
@@ -58,10 +61,10 @@ class TlsOfConnection:
 
     def offers(self) -> list[str]:
         """What the answer to EHLO says of it."""
-        first, self._said_hello = not self._said_hello, True
         if self._channel.is_encrypted:
             return ["REQUIRETLS"] if self._host.nature.requiretls else []
-        if first:
+        if not self._told:
+            self._told = True
             self._handshake = self._host.next_handshake()
         return ["STARTTLS"] if self.is_offered else []
 
@@ -86,7 +89,7 @@ class TlsOfConnection:
                 await self._channel.receive_some(_READ_OCTETS)
             case _:
                 await self._host.encrypt(self._channel)
-                self._said_hello = False
+                self._greeted = False
                 return True
         await self._channel.aclose()
         return False
@@ -100,7 +103,9 @@ class TlsOfConnection:
         address, record, encrypted = self._host.address, self._host.record, self._channel.is_encrypted
         if self._was_asked and not encrypted and verb != "QUIT":
             record.slip(address, "heard", verb, "in clear after STARTTLS")
-        elif encrypted and not self._said_hello and verb not in {"EHLO", "HELO", "LHLO", "QUIT"}:
+        elif verb in _HELLOS:
+            self._greeted = True
+        elif encrypted and not self._greeted and verb != "QUIT":
             record.slip(address, "heard", verb, "under TLS before any EHLO")
         elif encrypted and verb == "STARTTLS":
             record.slip(address, "heard STARTTLS under TLS")
