@@ -165,6 +165,8 @@ class Attempt:
         if not await self._may_try(name):
             return _DENIED_LOCKED_OUT
         user = await self._find(name)
+        if not await self._may_try_as(user, name):
+            return _DENIED_LOCKED_OUT
         verdict = await self._verdict(user, password)
         if verdict is None:
             return _DENIED_LOCKED_OUT
@@ -188,6 +190,8 @@ class Attempt:
         if not await self._may_try(name):
             return _DENIED_LOCKED_OUT
         self._user = await self._find(name)
+        if not await self._may_try_as(self._user, name):
+            return _DENIED_LOCKED_OUT
         return self._exchange.known(self._verifier())
 
     def _verifier(self) -> Verifier | None:
@@ -248,6 +252,14 @@ class Attempt:
     async def _may_try(self, name: str) -> bool:
         who = self._who = Who.of(self._facts.address, name)
         return (await self._ask(lambda: self._backends.book.standing(who))).locked is None
+
+    async def _may_try_as(self, user: User | None, name: str) -> bool:
+        """Whether guesses at a user who was found by another name may go on.
+
+        A statement of the operator's may find users by their address, and a collation by any accent: each such name
+        would have failures of its own.
+        """
+        return user is None or user.name == name or await self._may_try(user.name)
 
     async def _count(self) -> None:
         """Write a failure down, then wait, so that who guesses is slow whoever answers how fast."""

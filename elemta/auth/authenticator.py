@@ -75,7 +75,7 @@ class Authenticator:
         self._clock = clock
         self.metrics = metrics
         self._chance = chance
-        self._questions = Questions()
+        self._questions = Questions(backends.log)
         #: SCRAM's salts of unknown users come from it.
         self._secret = b""
         self._open = False

@@ -11,8 +11,9 @@ from typing import Generic, TypeVar
 
 import trio
 from attrs import define, field
+from structlog.typing import FilteringBoundLogger
 
-from elemta.auth.base import UsersAway
+from elemta.auth.base import UnfitUser, UsersAway
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ class _Answer(Generic[T]):
 class Questions:
     """Asks while `run` runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
         self._nursery: trio.Nursery | None = None
         self._asked = 0
         self._chores = 0
@@ -79,7 +81,8 @@ class Questions:
     def leave(self, chore: Callable[[], Awaitable[None]]) -> bool:
         """Have something done for which nobody waits; False when too much of that is under way.
 
-        `UsersAway` ends a chore without a word: it is done at a later login.
+        `UsersAway` ends a chore without a word: it is done at a later login. Any other failure of one is logged: a
+        table that refuses a new hash must not end the server.
         """
         if self._nursery is None or self._chores >= MAX_CHORES:
             return False
@@ -92,5 +95,10 @@ class Questions:
             await chore()
         except UsersAway:
             pass
+        except UnfitUser as error:
+            remedy = "see what the table takes: a new hash has some 100 characters, a SCRAM verifier 140"
+            self._log.warning("auth.not_kept", error=str(error), remedy=remedy)
+        except Exception as error:
+            self._log.error("auth.chore_failed", error=str(error), exc_info=error)
         finally:
             self._chores -= 1

@@ -21,7 +21,7 @@ from elemta.delivery.tlspolicy import IN_CLEAR, TlsPolicy
 from elemta.mail.outcome import Peer
 from elemta.mail.reply import Reply
 from elemta.net.base import Stream
-from elemta.smtp.client import ClientMachine
+from elemta.smtp.client import ClientMachine, ClientState
 from elemta.smtp.client_commands import Transaction
 from elemta.smtp.client_events import CLIENT_NEEDS_DATA, Awaited, ClientEvent, ContentWanted, Ended, Ready, Settled
 from elemta.smtp.replies import RemoteProtocolError
@@ -263,7 +263,13 @@ class Session:
         return True
 
     async def quit(self) -> None:
-        """Say goodbye and close; takes `QUIT_SECONDS` at most. RFC 5321 §4.1.1.10 wants QUIT before a close."""
+        """Say goodbye and close; takes `QUIT_SECONDS` at most. RFC 5321 §4.1.1.10 wants QUIT before a close.
+
+        A host that has hung up hears nothing any more.
+        """
+        if self.machine.state is ClientState.CLOSED:
+            self.abort()
+            return
         watch = Watch(Awaited.QUIT, QUIT_SECONDS)
         try:
             with watch.scope:

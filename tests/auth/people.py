@@ -57,6 +57,8 @@ class People:
     def __init__(self) -> None:
         self.users = residents()
         self.away = self.hangs = False
+        #: What a table says to a new hash.
+        self.refuses: Exception | None = None
         self.closed = False
         self.asked: Counter[str] = Counter()
         self.logins: list[tuple[str, float]] = []
@@ -81,6 +83,8 @@ class People:
 
     async def renew(self, name: str, *, old: str, password: str, scram: str | None = None) -> bool:
         await self._answer("renew")
+        if self.refuses is not None:
+            raise self.refuses
         user = self.users[name]
         if user.password != old:
             return False

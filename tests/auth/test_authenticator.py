@@ -8,6 +8,7 @@ from attrs import evolve
 
 from elemta.auth.attempt import Answer, Attempt
 from elemta.auth.authenticator import FIRST_RETRY_SECONDS, LOG_SECONDS, LOGIN_NOTE_SECONDS
+from elemta.auth.base import UnfitUser
 from elemta.auth.checks import MAX_CHECKS_PER_NETWORK, hashing_threads
 from elemta.auth.limits import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FailureLimits, Who
 from elemta.auth.sasl.base import Challenge
@@ -150,6 +151,25 @@ async def test_an_old_hash_is_made_anew_with_a_verifier(autojump_clock: object) 
         assert house.people.asked["renew"] == 1
 
 
+@pytest.mark.parametrize(
+    ("failure", "event"),
+    [
+        (UnfitUser("memory: the value is too long for the column"), "auth.not_kept"),
+        (RuntimeError("a defect"), "auth.chore_failed"),
+    ],
+)
+async def test_a_table_that_refuses_a_new_hash_ends_nothing(
+    failure: Exception, event: str, autojump_clock: object
+) -> None:
+    async with inhabited() as house:
+        house.people.refuses = failure
+        assert granted(await say(house, "carol@example.com", PASSWORD)) == "carol@example.com"
+        await trio.sleep(1)
+        assert granted(await say(house, "alice@example.com", PASSWORD)) == "alice@example.com"
+        (told,) = house.events(event)
+        assert told["error"] == str(failure)
+
+
 async def test_no_verifier_is_made_where_there_is_no_scram(autojump_clock: object) -> None:
     async with inhabited(mechanisms=("PLAIN",)) as house:
         await say(house, "carol@example.com", PASSWORD)
@@ -273,6 +293,29 @@ async def test_a_validator_that_is_away(autojump_clock: object) -> None:
 
 
 # ---- limits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+async def test_names_that_lead_to_one_user_share_what_may_be_guessed(mechanism: str, autojump_clock: object) -> None:
+    limits = FailureLimits(per_address=100, per_network=100, per_user=3, lockout_seconds=900.0)
+    async with inhabited(limits=limits) as house:
+        # As a collation that takes accents for nothing answers, or a statement that finds users by address as well.
+        names = ["álice@example.com", "alicé@example.com", "alíce@example.com"]
+        house.people.users |= dict.fromkeys(names, house.people.users["alice@example.com"])
+
+        async def guess(place: int, name: str, password: str) -> Answer:
+            facts = ClientFacts(f"10.0.{place}.1", encrypted=True)
+            if mechanism == "PLAIN":
+                return await say(house, name, password, facts)
+            return await scram(house, scram_client(name, password), facts)
+
+        assert granted(await guess(9, names[0], PASSWORD)) == "alice@example.com"
+        await trio.sleep(1)
+        for place, name in enumerate(names):
+            assert await guess(place, name, WRONG_WORD) == DENIED
+        for name in ("alice@example.com", *names):
+            assert await guess(8, name, PASSWORD) == Denied(LOCKED_OUT, Cause.LOCKED_OUT)
+        assert granted(await guess(9, names[0], PASSWORD)) == "alice@example.com", "in the user's own network"
 
 
 async def test_who_is_locked_out_is_not_looked_at(autojump_clock: object) -> None:

@@ -180,6 +180,14 @@ async def test_whatever_the_host_says_to_a_login_the_mail_waits(reply: str, expe
     assert "MAIL" not in verbs(host)
 
 
+@pytest.mark.parametrize("answer", ["501 5.5.2 cancelled", "close", "421 4.3.2 bye", "334 QQ==", "354 what?"])
+async def test_an_exchange_that_is_cancelled_ends_whatever_the_host_says(answer: str) -> None:
+    host = host_with("PLAIN", replies={"AUTH": ["334 QQ=="], "*": [answer]})
+    outcome, _ = await deliver(host, asks=security(VERIFY, login=LOGIN))
+    assert brief(outcome) == ("Deferred 451 4.5.0" if answer.startswith("354") else "Deferred 451 4.7.8")
+    assert "MAIL" not in verbs(host)
+
+
 @pytest.mark.parametrize("keys", [{"honest": False}, {"shows": False}])
 async def test_a_host_that_does_not_know_the_password_itself_is_refused(keys: dict[str, bool]) -> None:
     host = host_with("SCRAM-SHA-256", **keys)
@@ -255,6 +263,15 @@ async def test_the_password_goes_where_the_route_says_or_nobody_listens(
     assert brief(outcome) == OK
     assert host.logins == [("PLAIN", USER)]
     assert secrets_in(bytes(host.heard[0])) == (demand is NONE), "the test's own eyes see a password in clear"
+
+
+@pytest.mark.parametrize("last_word", ["close", "421 4.7.0 bye"])
+async def test_a_host_that_hangs_up_when_we_break_off_is_no_defect_of_ours(last_word: str) -> None:
+    host = host_with("SCRAM-SHA-256", rounds=MAX_SCRAM_ROUNDS + 1, replies={"AUTH": [last_word]})
+    outcome, logged = await deliver(host, asks=security(VERIFY, login=LOGIN))
+    assert brief(outcome) == "Deferred 451 4.7.8"
+    assert host.commands[-1] == "*"
+    assert [event["event"] for event in logged] == ["delivery.login_refused"]
 
 
 # ---- the mechanisms alone ------------------------------------------------------------------------
