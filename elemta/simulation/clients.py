@@ -190,8 +190,14 @@ class _Dialogue:
         """EHLO alone."""
         code, self.offers = await self.ask("EHLO client.test")
         self.is_welcome = code == 250
-        if self.channel.is_encrypted and "STARTTLS" in self.offers:
-            self.record.slip(self.wire.local.host, "was offered STARTTLS under TLS")
+        if self.channel.is_encrypted and code != 421:
+            self._judge_offers(code)
+
+    def _judge_offers(self, code: int) -> None:
+        """Under TLS there is REQUIRETLS to offer (RFC 8689 §3), and STARTTLS no more. An answer to something that was
+        said before TLS offers nothing."""
+        if "REQUIRETLS" not in self.offers or "STARTTLS" in self.offers:
+            self.record.slip(self.wire.local.host, "heard as answer to EHLO under TLS:", code, self.offers)
 
     def begin_tls(self) -> None:
         """Nothing that was said before counts."""
