@@ -12,12 +12,14 @@ import json
 import os
 import ssl
 from collections import OrderedDict
+from math import inf
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
 import trio
 from attrs import field, frozen
 
+from elemta.auth.records import LAST_SECOND
 from elemta.auth.tokens import ValidatorAway
 from elemta.runtime.clock import Clock
 from elemta.runtime.threads import Threads
@@ -84,18 +86,29 @@ class Introspection:
             await self._client.aclose()
 
     def read(self, says: dict[str, object]) -> tuple[str | None, float]:
-        """The owner, and for how many seconds that is good. RFC 7662 §2.2: only `active` is always there."""
+        """The owner, and for how many seconds that is good. RFC 7662 §2.2: only `active` is always there.
+
+        Raises `ValidatorAway`.
+        """
+        if says.get("active") is not True:
+            return None, 0.0
         owner = says.get(self._options.user_claim)
-        expires = says.get("exp")
-        seconds = MAX_CACHE_SECONDS
-        if isinstance(expires, int | float):
-            seconds = min(seconds, expires - self._clock.wall())
+        seconds = min(MAX_CACHE_SECONDS, self._end(says) - self._clock.wall())
         scope = says.get("scope", "")
         scopes = scope.split() if isinstance(scope, str) else ()
         lacks_scope = self._options.scope and self._options.scope not in scopes
-        if says.get("active") is not True or not isinstance(owner, str) or seconds <= 0 or lacks_scope:
+        if not isinstance(owner, str) or seconds <= 0 or lacks_scope:
             return None, 0.0
         return owner, seconds
+
+    def _end(self, says: dict[str, object]) -> float:
+        """When the token ends, in seconds since 1970. Raises `ValidatorAway` for what is no time."""
+        expires = says.get("exp")
+        if expires is None:
+            return inf
+        if isinstance(expires, bool) or not isinstance(expires, int | float) or not expires >= 0:  # as NaN is not
+            raise ValidatorAway(f"{self._options.url}: the token's end (exp) is no time")
+        return min(expires, LAST_SECOND)  # an int may be too large for a float
 
     async def _asked(self, token: str) -> dict[str, object]:
         """The server's answer. Raises `ValidatorAway`."""
@@ -126,7 +139,7 @@ class Introspection:
             raise ValidatorAway(f"{place}: an answer of more than {MAX_ANSWER_OCTETS} octets")
         try:
             says = json.loads(octets)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValidatorAway(f"{place}: the answer is no JSON") from None
         if not isinstance(says, dict):
             raise ValidatorAway(f"{place}: the answer is no object of JSON")

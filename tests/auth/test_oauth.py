@@ -98,6 +98,7 @@ async def test_a_good_token_is_asked_for_once() -> None:
         {"active": True},
         {"active": True, "username": 5},
         {**ALICE, "exp": NOW - 1},
+        {"active": False, "exp": "1"},
     ],
 )
 async def test_a_token_that_is_not_good(answer: object) -> None:
@@ -118,7 +119,9 @@ async def test_another_claim_names_the_user() -> None:
         assert await validator.owner("token") == "liddell@example.com"
 
 
-@pytest.mark.parametrize(("exp", "seconds"), [(NOW + 20, 20.0), (NOW + 10**6, MAX_CACHE_SECONDS), (None, 60.0)])
+@pytest.mark.parametrize(
+    ("exp", "seconds"), [(NOW + 20, 20.0), (NOW + 10**6, MAX_CACHE_SECONDS), (10**400, 60.0), (None, 60.0)]
+)
 def test_an_answer_is_good_until_the_token_ends_and_for_a_minute_at_most(exp: object, seconds: float) -> None:
     validator = Introspection(IntrospectionOptions("http://127.0.0.1/"), WorkerThreads(), Wall())
     assert validator.read({**ALICE, "exp": exp}) == ("alice@example.com", seconds)
@@ -132,6 +135,10 @@ def test_an_answer_is_good_until_the_token_ends_and_for_a_minute_at_most(exp: ob
         (ALICE, 500, "it answers 500"),
         (b"<html>", 200, "no JSON"),
         (b"[]", 200, "no object"),
+        (b"[" * (MAX_ANSWER_OCTETS - 1), 200, "no JSON"),
+        ({**ALICE, "exp": "1"}, 200, "no time"),
+        ({**ALICE, "exp": True}, 200, "no time"),
+        (b'{"active": true, "username": "alice@example.com", "exp": NaN}', 200, "no time"),
         (b" " * (MAX_ANSWER_OCTETS + 1), 200, "more than"),
     ],
 )
