@@ -31,6 +31,16 @@ OLD_DAYS: Final = 14.0
 _DAY_SECONDS: Final = 86_400.0
 #: Who may read a key: its owner, and its group where the operator made one for it, as Debian's ssl-cert.
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
+#: What the library raises when something within a certificate is looked at, long after it was read without complaint.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 #: RFC 5929 §4.1: these two give way to SHA-256.
 _WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
 
@@ -78,6 +88,15 @@ class Certificate:
 
 def read_certificate(cert_file: str, key_file: str, *, now: float) -> Certificate:
     """Read a pair; `now` is UTC in seconds since 1970. Raises `TlsUnusable`."""
+    try:
+        return _read_pair(cert_file, key_file, now=now)
+    except UNREADABLE as error:
+        raise TlsUnusable(
+            f"{cert_file} holds a certificate that cannot be read, or one of an unknown kind: {_first_line(error)}."
+        ) from error
+
+
+def _read_pair(cert_file: str, key_file: str, *, now: float) -> Certificate:
     chain = _read_chain(cert_file)
     leaf = chain[0]
     key = _read_key(key_file)

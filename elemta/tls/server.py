@@ -114,6 +114,10 @@ class ServerTls:
                 "tls.reload_failed", error=str(error), cause=cause, kept=[one.name for one in self.certificates]
             )
             return False
+        except Exception as error:
+            # A defect of ours, which must not end a server that has a good certificate.
+            self._log.error("tls.reload_failed", error=str(error), cause=cause, exc_info=error)
+            return False
         return True
 
     async def replace(self, files: Sequence[CertificateFiles], cause: str) -> bool:

@@ -214,6 +214,19 @@ def test_a_certificate_that_is_cut(maker: Maker) -> None:
     assert "cert.pem holds a broken certificate" in unusable(cert_file, key_file)
 
 
+#: P-256 in DER, then a curve that nobody has named.
+CURVES = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030157")
+
+
+@pytest.mark.parametrize(("octets", "others"), [CURVES, (b"\x0c\x0cAn authority", b"\x15\x0cAn authority")])
+def test_a_certificate_whose_inside_cannot_be_read(maker: Maker, octets: bytes, others: bytes) -> None:
+    certificate = maker.certificate("mx.example.com")
+    cert_file, key_file = maker.write(certificate)
+    spoilt = certificate.public_bytes(serialization.Encoding.DER).replace(octets, others)
+    Path(cert_file).write_text(ssl.DER_cert_to_PEM_cert(spoilt))
+    assert "cert.pem holds a certificate that cannot be read" in unusable(cert_file, key_file)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"]
 )

@@ -139,6 +139,25 @@ async def test_a_broken_file_keeps_the_old_certificate(office: Office) -> None:
     assert await shown(desk.tls, "mx.example") == {"mx.example"}
 
 
+async def test_a_defect_at_a_reload_keeps_the_old_certificate(
+    office: Office, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    desk = Desk(office.write("one", "mx.example"))
+    await desk.tls.load()
+    monkeypatch.setattr(server_module, "load_choice", broken)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(desk.tls.run)
+        office.write("one", "new.example")
+        await trio.sleep(3 * WATCH_SECONDS)
+        nursery.cancel_scope.cancel()
+    (event,) = desk.events("tls.reload_failed")
+    assert event["error"] == "a defect"
+    assert await shown(desk.tls, "mx.example") == {"mx.example"}
+
+
 async def test_an_expired_certificate_does_not_replace_a_good_one(
     office: Office, autojump_clock: trio.testing.MockClock
 ) -> None:

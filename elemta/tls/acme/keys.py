@@ -21,6 +21,18 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _CURVES: dict[str, ec.EllipticCurve] = {"ecdsa-p256": ec.SECP256R1(), "ecdsa-p384": ec.SECP384R1()}
 #: RFC 8017; the least that authorities take, CA/Browser Forum Baseline Requirements 6.1.5.
 _RSA_BITS = 2048
+#: What the library raises for a file, or when something within a certificate is looked at, long after it was read.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Unsound(Exception):
@@ -65,13 +77,16 @@ def signing_request(key: PrivateKey, names: Sequence[str]) -> bytes:
 def read_pair(pem: bytes) -> Pair:
     """The pair of a file. Raises `Unsound`."""
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
-        leaf = x509.load_pem_x509_certificates(pem)[0]
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        fits = leaf.public_key() == key.public_key()
-    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        return _read_pair(pem)
+    except UNREADABLE as error:
         raise Unsound("it holds no key with a certificate for names") from error
-    if not fits:
+
+
+def _read_pair(pem: bytes) -> Pair:
+    key = serialization.load_pem_private_key(pem, password=None)
+    leaf = x509.load_pem_x509_certificates(pem)[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if leaf.public_key() != key.public_key():
         raise Unsound("its key does not fit its certificate")
     return Pair(
         pem=pem,

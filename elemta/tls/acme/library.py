@@ -59,6 +59,8 @@ THREADS = 1
 #: Characters of an authority's own words that are kept: some sentences.
 MOST_DETAIL_CHARACTERS = 300
 
+#: What comes of an answer that is another JSON than it should be, or nested deeper than anybody reads.
+_NOT_JSON = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _CHUNK_OCTETS = 16_384
 _KINDS = {kind.value: kind for kind in Kind}
 _REVOKED_LIKE_INVALID = {"deactivated": Status.INVALID, "expired": Status.INVALID, "revoked": Status.INVALID}
@@ -222,7 +224,7 @@ class LibraryAuthority:
         except OSError as error:
             # The exceptions of requests are among these.
             raise AuthorityAway(f"{self._url} is not reached: {_innermost(error)}") from error
-        except (errors.Error, JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (errors.Error, JoseError, *_NOT_JSON) as error:
             raise AuthorityAway(f"{self._url} answers what is not ACME ({type(error).__name__})") from error
 
     def _raise_problem(self, error: messages.Error) -> NoReturn:
@@ -326,8 +328,8 @@ class _Empty(JSONObjectWithFields):
 def refused_of(error: messages.Error) -> AuthorityRefused:
     """A problem document in our words."""
     problem = str(error.typ).rpartition(":")[2]
-    details = [error.detail or error.title or "", *(sub.detail or "" for sub in error.subproblems or ())]
-    detail = "; ".join(dict.fromkeys(text for text in details if text))
+    details = [error.detail or error.title, *(sub.detail for sub in error.subproblems or ())]
+    detail = "; ".join(dict.fromkeys(str(text) for text in details if text))
     return AuthorityRefused(problem[:MOST_DETAIL_CHARACTERS], detail[:MOST_DETAIL_CHARACTERS])
 
 

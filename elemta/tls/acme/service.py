@@ -100,6 +100,9 @@ class CertificateKeeper:
         except OSError as error:
             self._log.error("acme.unreadable", file=str(self._issuer.path), error=str(error))
             return
+        except Exception as error:
+            self._log.exception("acme.defect", file=str(self._issuer.path), error=str(error))
+            return
         if found is not None and (self._pair is None or found.serial != self._pair.serial):
             await self._take(found)
 
@@ -127,6 +130,8 @@ class CertificateKeeper:
                 window = await self._issuer.window(pair)
         except (AuthorityFailed, OSError) as error:
             self._log.info("acme.no_suggestion", error=str(error))
+        except Exception as error:
+            self._log.exception("acme.defect", error=str(error))
         else:
             self._wishes = evolve(self._wishes, window=window)
         self._ask_at = trio.current_time() + ask_again_seconds(window)

@@ -1,6 +1,7 @@
 """Keys, requests and certificates of ACME."""
 
 import datetime
+import ssl
 
 import pytest
 import trustme
@@ -48,6 +49,27 @@ def test_what_does_not_serve_is_refused() -> None:
             read_pair(broken)
     with pytest.raises(Unsound, match="does not fit"):
         read_pair(theirs.private_key_pem.bytes() + chain)
+
+
+@pytest.mark.parametrize("curve", ["157", "1ff"])
+def test_a_certificate_whose_inside_cannot_be_read_is_refused(curve: str) -> None:
+    key = make_key("ecdsa-p256")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    chain = certificate(key, serial=1, identifier=b"x").decode()
+    p256, unknown = (bytes.fromhex(f"06082a8648ce3d030{each}") for each in ("107", curve))
+    spoilt = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(chain).replace(p256, unknown)).encode()
+    with pytest.raises(Unsound, match="no key with a certificate"):
+        read_pair(key_pem(key) + spoilt)
+
+
+def test_a_certificate_whose_version_nobody_knows_is_refused() -> None:
+    key = make_key("ecdsa-p256")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    chain = certificate(key, serial=1, identifier=b"x").decode()
+    version = b"\xa0\x03\x02\x01"
+    spoilt = ssl.PEM_cert_to_DER_cert(chain).replace(version + b"\x02", version + b"\x61", 1)
+    with pytest.raises(Unsound, match="no key with a certificate"):
+        read_pair(key_pem(key) + ssl.DER_cert_to_PEM_cert(spoilt).encode())
 
 
 def test_what_was_issued_must_hold_every_name() -> None:

@@ -99,7 +99,9 @@ async def test_nobody_there_is_away() -> None:
     await asked.aclose()
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"newNonce": 1}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"newNonce": 1}', b"\xff\xfe", b"null", b"[" * 100_000]
+)
 async def test_what_is_no_directory_is_away(desk: Desk, body: bytes) -> None:
     desk.says("/dir", 200, body)
     asked = authority(desk.url)
@@ -122,6 +124,12 @@ async def test_a_problem_document_is_a_refusal_in_its_words(desk: Desk) -> None:
     failure = await failure_of(desk)
     assert isinstance(failure, AuthorityRefused)
     assert (failure.problem, str(failure)) == ("caa", "CAA forbids; y (caa)")
+
+
+@pytest.mark.parametrize("below", [b"[]", b'[{"type": "x", "detail": 6}]'])
+async def test_words_that_are_no_text_are_told_all_the_same(desk: Desk, below: bytes) -> None:
+    desk.says("/newAccount", 403, b'{"type": "x", "detail": 5, "subproblems": %b}' % below, PROBLEM)
+    assert "5" in str(await failure_of(desk))
 
 
 async def test_a_long_tale_is_cut(desk: Desk) -> None:

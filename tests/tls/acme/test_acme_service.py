@@ -254,6 +254,17 @@ async def test_the_authority_may_bring_a_renewal_forward(kept: Kept, autojump_cl
     assert len(asked) == 23
 
 
+async def test_a_defect_in_what_the_authority_wishes_ends_nothing(kept: Kept, autojump_clock: MockClock) -> None:
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    kept.site.offers = Directory(suggests_renewal=True)
+    kept.site.window = broken
+    await kept.run(until=61 * DAY)
+    assert len(kept.site.issued) == 2
+    assert kept.events("acme.defect")[0]["error"] == "a defect"
+
+
 async def test_a_restart_orders_nothing_anew(kept: Kept, autojump_clock: MockClock) -> None:
     await kept.run(until=DAY)
     await kept.run(until=2 * DAY)
