@@ -18,7 +18,7 @@ import trio
 from attrs import frozen
 
 from elemta.auth.attempt import Attempt, Backends
-from elemta.auth.base import User, UsersAway
+from elemta.auth.base import UnfitUser, User, UsersAway
 from elemta.auth.limits import MAX_DELAY_SECONDS, Who
 from elemta.auth.passwords import Verdict
 from elemta.auth.questions import Questions
@@ -110,7 +110,7 @@ class Authenticator:
                 if self._makes_verifiers:
                     self._secret = await self._backends.secret.get()
                 break
-            except (UsersAway, OSError) as error:
+            except (UsersAway, UnfitUser, OSError) as error:  # unfit: a table that refuses a name with small letters
                 self.trouble_with(error)
             await trio.sleep(pause)
             pause = min(2 * pause, MAX_RETRY_SECONDS)

@@ -57,7 +57,7 @@ class People:
     def __init__(self) -> None:
         self.users = residents()
         self.away = self.hangs = False
-        #: What a table says to a new hash.
+        #: What a table says to a change of it: a new hash, a name in small letters.
         self.refuses: Exception | None = None
         self.closed = False
         self.asked: Counter[str] = Counter()
@@ -73,6 +73,8 @@ class People:
 
     async def open(self) -> None:
         await self._answer("open")
+        if self.refuses is not None:
+            raise self.refuses
 
     async def close(self) -> None:
         self.closed = True

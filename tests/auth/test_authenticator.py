@@ -430,6 +430,20 @@ async def test_users_that_cannot_be_cancelled_are_away_at_the_deadline(autojump_
         assert trio.current_time() - started == pytest.approx(10.0)
 
 
+async def test_a_table_that_refuses_to_be_brought_up_to_date_ends_nothing(autojump_clock: object) -> None:
+    house = House()
+    house.people.refuses = UnfitUser("memory: a trigger forbids it")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(house.authenticator.run)
+        await trio.sleep(FIRST_RETRY_SECONDS / 2)
+        assert await say(house, "alice@example.com", PASSWORD) == Denied(AWAY, Cause.AWAY)
+        assert house.authenticator.trouble == "memory: a trigger forbids it"
+        house.people.refuses = None
+        await trio.sleep(FIRST_RETRY_SECONDS)
+        assert granted(await say(house, "alice@example.com", PASSWORD)) == "alice@example.com"
+        nursery.cancel_scope.cancel()
+
+
 async def test_users_that_are_away_at_the_start_are_opened_later(autojump_clock: object) -> None:
     house = House()
     house.people.away = True
