@@ -23,6 +23,20 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_a_link_among_the_answers_leads_nobody_to_a_key(cabinet: Cabinet) -> None:
+    path = certificate_path(str(cabinet.folder), "mail.example.com")
+    cabinet.write(path, b"key")
+    challenges = cabinet.folder / "challenges"
+    (challenges / "link").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        cabinet.answer("link")
+    os.mkfifo(challenges / "pipe")
+    assert cabinet.answer("pipe") == b"", "nor does it wait"
+    (challenges / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        cabinet.answer("folder")
+
+
 def test_nobody_else_can_look_into_it(cabinet: Cabinet) -> None:
     before = os.umask(0)
     try:
