@@ -59,9 +59,7 @@ def make_transport(route: Route, bench: Workbench) -> Transport:
             return _smtp(route, bench, smarthost(route.host, route.port, bench.resolver))
         case TransportName.LMTP:
             finder = unix_hops(route.path) if route.path else tcp_hops(route.host, route.port or None, bench.resolver)
-            return lmtp_transport(
-                finder, bench.network, pool=bench.pool, options=_options(route, bench), log=bench.log
-            )
+            return lmtp_transport(finder, bench.network, pool=bench.pool, options=_options(route, bench), log=bench.log)
         case TransportName.MAILDIR:
             return MaildirTransport(
                 route.path,

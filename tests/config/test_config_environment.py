@@ -111,7 +111,7 @@ def test_a_list_of_objects_is_json(configure: Configure) -> None:
         ),
         (
             {"ELEMTA_ROUTES": "mx"},
-            'ELEMTA_ROUTES: routes: found a text, expected a list of objects in JSON.',
+            "ELEMTA_ROUTES: routes: found a text, expected a list of objects in JSON.",
         ),
         (
             {"ELEMTA_AUTH_DATASOURCE_PASS": ""},
