@@ -114,11 +114,13 @@ class TableUsers:
         fit = checked(user)
         try:
             await self._engine.transact(lambda: units.add(self._words, fit, self._now()))
-        except UnfitUser:
-            # Somebody else may have been as fast.
-            if await self.find(fit.name) is not None:
-                raise UserExists(f"there is a user {fit.name} already") from None
-            raise
+            return
+        except UnfitUser as error:
+            refused = error
+        # Somebody else may have been as fast.
+        if await self.find(fit.name) is not None:
+            raise UserExists(f"there is a user {fit.name} already")
+        raise refused
 
     @property
     def batch(self) -> int:

@@ -341,16 +341,17 @@ class Record:
         if tag:
             self._tags.setdefault(content_id, tag)
 
-    def insert(self, mail: QueuedMail, content: bytes | None) -> None:
+    def insert(self, mail: QueuedMail, content: bytes | None, *, fenced: bool = False) -> None:
         """A mail became durable; again, when an insert was repeated.
 
-        What left before its insert was repeated is back: a store does not remember ids that left.
+        What left before its insert was repeated is back, for a store does not remember ids that left: unless it is
+        `fenced`, and attempts tell that another node has finished it.
         """
         if content is not None:
             self.learn_tag(mail.content.id, content)
         known = self.passages.get(mail.id)
         if known is not None:
-            if known.left_at is not None:
+            if known.left_at is not None and not (fenced and self._was_tried(known)):
                 known.deleted_at = known.left_at = None
                 self._live += 1
                 self.note("store", "insert", mail.id, "again")
@@ -360,6 +361,11 @@ class Record:
         self.passages[mail.id] = Passage(mail, tag, trio.current_time(), about)
         self._live += 1
         self.note("store", "insert", mail.id, tag, mail.destination, mail.priority.name)
+
+    def _was_tried(self, passage: Passage) -> bool:
+        if any(settled.attempts for settled in passage.settled):
+            return True
+        return any(passage.mail.id in member.uncertain for member in self.members)
 
     def take_at_hand(self, queue_id: str, life: int) -> None:
         """The server of this life took a mail, to try it."""

@@ -166,7 +166,7 @@ class FaultyStore(Relay[Behind_co]):
             if result is not Result.APPLIED:
                 record.note("store", type(change).__name__.lower(), result.value)
                 if isinstance(change, Insert) and result is Result.FENCED:
-                    record.insert(change.mail, change.content)  # durable, but anybody's
+                    record.insert(change.mail, change.content, fenced=True)  # durable, but anybody's
             elif isinstance(change, Insert):
                 record.insert(change.mail, change.content)
                 if change.mail.owner and not self._dead:

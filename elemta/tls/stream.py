@@ -165,10 +165,10 @@ class _Handshake:
             except ssl.SSLWantReadError:
                 await self._send()
             except ssl.SSLCertVerificationError as error:
-                await self._say_alert()
+                await self._say_alert()  # noqa: ASYNC120  # who is cancelled does not ask why there is no TLS
                 raise CertificateRefused(_certificate_text(error)) from error
             except (ssl.SSLError, ValueError) as error:
-                await self._say_alert()
+                await self._say_alert()  # noqa: ASYNC120  # as above
                 raise HandshakeFailed(tls_text(error)) from error
             self._incoming.write(await self._receive(RECEIVE_OCTETS))
 

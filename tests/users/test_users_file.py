@@ -285,7 +285,8 @@ def test_a_reader_never_sees_half_a_file(auth: AuthSection, path: Path) -> None:
                     await users.delete(user.name)
             finally:
                 over.set()
-                await trio.to_thread.run_sync(reader.join)
+                with trio.move_on_after(10, shield=True):
+                    await trio.to_thread.run_sync(reader.join)
 
     trio.run(main)
     assert seen == sorted(seen, reverse=True)
