@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 from attrs import evolve
 
 from elemta.config.sections import StorageSection
@@ -149,3 +150,20 @@ def test_an_unsound_history_is_noticed(spoil: Callable[[Record], None], words: s
     assert not broken(judged[-1], record)
     spoil(record)
     assert any(words in sentence for sentence in broken(judged[-1], record)), broken(judged[-1], record)
+
+
+# ---- the record knows what a store keeps ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fenced", "back"), [(False, True), (True, False)])
+def test_what_another_node_finished_does_not_come_back(
+    fenced: bool, back: bool, simulated_world: SimulatedWorld
+) -> None:
+    record = simulated_world(fleet(host=Personality()))
+    (passage,) = record.passages.values()
+
+    async def repeat_the_insert() -> None:
+        record.insert(passage.mail, None, fenced=fenced)
+
+    trio.run(repeat_the_insert)
+    assert (record.live == [passage]) == back
