@@ -59,7 +59,12 @@ def acme_config(pebble: Pebble, folder: Path, http_port: int, **keys: Any) -> di
     }
     return {
         "hostname": NAME,
-        "tls": {"enabled": True, "listen_addr": f"127.0.0.1:{free_port()}", "lets_encrypt": section},
+        "tls": {
+            "enabled": True,
+            "listen_addr": f"127.0.0.1:{free_port()}",
+            "handshakes_per_address": 1000,  # what is served is looked at without a pause
+            "lets_encrypt": section,
+        },
         "web": {"enabled": True, "listen_addr": "127.0.0.1:0"},
     }
 
