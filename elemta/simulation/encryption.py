@@ -27,6 +27,9 @@ from elemta.simulation.scenario import (
 #: The share of worlds that speak TLS: each costs twice as much as another, see `docs/simulation.md`.
 TLS_SHARE = 0.3
 
+#: Tries of a client that speaks TLS, beyond those of others.
+_MORE_TRIES = 3
+
 _WORKS = Handshake.WORKS
 #: What hosts do about STARTTLS, most of them something sound.
 _STARTTLS: tuple[tuple[Handshake | None, ...], ...] = (
@@ -93,7 +96,9 @@ def _client(client: ClientScript, chance: Random, *, requires: bool) -> ClientSc
         ends_after=chance.randint(0, 1200) if chance.random() < 0.15 else None,
     )
     mails = tuple(evolve(mail, require_tls=requires and chance.random() < 0.5) for mail in client.mails)
-    return evolve(client, tls=tls, mails=mails, port=SMTPS_PORT if tls.implicit else client.port)
+    port = SMTPS_PORT if tls.implicit else client.port
+    # Its first try may be spent on a handshake.
+    return evolve(client, tls=tls, mails=mails, port=port, tries=client.tries + _MORE_TRIES)
 
 
 def _host(nature: Personality, chance: Random) -> Personality:
