@@ -73,7 +73,7 @@ class Dispatcher:
         #: True while an operator wants this node to take nothing more.
         self.resting = False
         self._in_hand: set[str] = set()
-        #: Claimed again while in hand (an operator made it due): tried again unless the attempt in hand settles it.
+        #: Claimed again while in hand (an operator made it due, or its settle is in the store and not answered yet).
         self._claimed_again: dict[str, Due] = {}
         #: Mails whose gate found the store away: at most one a worker, tried when the pause is over.
         self._put_back: list[Due] = []
@@ -303,13 +303,15 @@ class Dispatcher:
             self.note_due(settlement.next_attempt_at)
         for insert in settlement.settle.inserts:
             self.note_due(insert.mail.next_attempt_at)
-        self._claimed_again.pop(due.mail.id, None)
-        self._let_go(due)
+        again = self._let_go(due)
+        # The settle was in the store, and the next attempt due, before we heard so. What was claimed before the settle
+        # counts this attempt's recipients as untried; the store will give it once more, as it is now.
+        if again is not None and again.mail.attempts > due.mail.attempts:
+            self._agenda.insist(again)
 
     def dropped(self, due: Due) -> None:
         """A mail is not ours, unless we claimed it again."""
-        self._let_go(due)
-        again = self._claimed_again.pop(due.mail.id, None)
+        again = self._let_go(due)
         if again is not None:
             self._agenda.insist(again)
 
@@ -320,10 +322,12 @@ class Dispatcher:
         self._away_until = trio.current_time() + AWAY_SECONDS
         self._looks.ring()
 
-    def _let_go(self, due: Due) -> None:
+    def _let_go(self, due: Due) -> Due | None:
+        """It is not in hand any more; the same mail as it was claimed again meanwhile, if it was."""
         self._in_hand.discard(due.mail.id)
         if due.content is not None:
             self._budget.give_back(len(due.content))
+        return self._claimed_again.pop(due.mail.id, None)
 
     # ---- feeding ---------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from elemta.queue.dispatcher import AWAY_SECONDS, CLAIM_MAILS, LANE_FULL_MAILS
 from elemta.queue.options import LOOK_SECONDS
 from elemta.queue.priority import STARVING_AFTER_SECONDS
 from elemta.queue.schedule import RetryPolicy
-from elemta.storage.base import CommitUnknown, Filter, Insert, Order, StoreUnavailable, Verb
+from elemta.storage.base import Change, CommitUnknown, Filter, Insert, Order, Result, Settle, StoreUnavailable, Verb
 from elemta.storage.records import QueueState
 from tests.queue import world as world_module
 from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, World, insert, mail
@@ -394,6 +394,28 @@ async def test_nothing_is_claimed_while_a_batch_is_in_doubt(autojump_clock: Cloc
         assert len(await store.attempts(queue_id)) == 2
     assert len(world.delivery.received) == 1
     assert world.delivery.times()[1] > 3.1
+
+
+async def test_a_mail_that_is_due_again_before_its_settle_is_answered_is_tried_again(autojump_clock: Clock) -> None:
+    world = World()
+    world.delivery.script("b@dest.example", BUSY, TAKEN)
+    store = world.store
+
+    async def answers_late(batch: Sequence[Change]) -> list[Result]:
+        results = await super(FaultyStore, store).commit(batch)
+        if any(isinstance(change, Settle) for change in batch):
+            await trio.sleep(100)  # the first retry is due after 60
+        else:
+            store.faults.append(answers_late)
+        return results
+
+    store.faults.append(answers_late)
+    async with world.running():
+        await world.submit("b@dest.example")
+        await trio.sleep(110)
+    assert store.claimed == 1
+    assert world.delivery.times() == [0, 100]
+    assert len(world.delivery.received) == 1
 
 
 # ---- the end ----
