@@ -181,7 +181,9 @@ class Attempt:
         """What the password is to the user, None for who was locked out while it waited. Raises `TooBusy`."""
         network = self._who.network
         with trio.CancelScope(deadline=self._deadline):
-            return await self._backends.checks.check(user, password, network=network, may_try=self._is_welcome)
+            own = self._backends.book.is_own_network(self._who)
+            checks = self._backends.checks
+            return await checks.check(user, password, network=network, is_own=own, may_try=self._is_welcome)
         raise TooBusy
 
     # ---- SCRAM ---------------------------------------------------------------------------------------
@@ -265,12 +267,11 @@ class Attempt:
         """Write a failure down, then wait, so that who guesses is slow whoever answers how fast."""
         self._counted = True
         book, who = self._backends.book, self._who
-        held = book.standing_here(who).locked  # by another failure of the same moment, which has said so
         try:
             standing = await self._ask(lambda: book.failed(who))
         except UsersAway:
             standing = book.standing_here(who)
-        if standing.locked is not None and held is None:
+        if standing.locked is not None and standing.is_new:
             self._tell(standing.locked)
         await trio.sleep_until(self._started + standing.delay_seconds)
 

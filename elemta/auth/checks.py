@@ -1,13 +1,15 @@
 """Passwords checked in a bounded number of threads, without telling anybody who exists.
 
 What is not here: the hashes (`auth.passwords`), who may try (`auth.limits`). What hashing takes at most is threads ×
-memory of one hash; what waits for a thread is bounded, in all and for one network, so that a flood of wrong passwords
-from one side leaves room for others. Failures raised: `TooBusy`, `MemoryError`.
+memory of one hash; what waits for a thread is bounded, in all, for one network, for networks that are not the user's
+own, so that a flood of wrong passwords leaves room for others: users who log in from where they did before go first,
+however many networks guess. Failures raised: `TooBusy`, `MemoryError`.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import trio
@@ -26,6 +28,8 @@ HASHING_SHARE = 2
 MAX_CHECKS = 128
 #: Of those, checks for one network.
 MAX_CHECKS_PER_NETWORK = 32
+#: Of those, checks from networks that are not the user's own (`auth.limits`): three quarters.
+MAX_CHECKS_OF_STRANGERS = 96
 
 
 class TooBusy(Exception):
@@ -35,6 +39,28 @@ class TooBusy(Exception):
 def hashing_threads() -> int:
     """Threads for hashing on this machine, one at least."""
     return max(1, (os.cpu_count() or 1) // HASHING_SHARE)
+
+
+class _Turns:
+    """As many at once as there are threads; among those who wait, users in a network of their own go first."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._own, self._others = trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
+
+    @asynccontextmanager
+    async def turn(self, *, is_own: bool) -> AsyncIterator[None]:
+        """Hold a turn for the block."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._free:
+            self._free -= 1
+        else:  # whoever ends hands its turn over
+            await (self._own if is_own else self._others).park()
+        try:
+            yield
+        finally:
+            if not self._own.unpark() and not self._others.unpark():
+                self._free += 1
 
 
 class PasswordChecks:
@@ -54,8 +80,8 @@ class PasswordChecks:
         self._chance = chance
         self._limiter = trio.CapacityLimiter(hashing_threads())
         #: Held by who has a thread; whether they may still try is looked at once they have it.
-        self._turns = trio.Semaphore(hashing_threads())
-        self._checks = 0
+        self._turns = _Turns(hashing_threads())
+        self._checks = self._of_strangers = 0
         self._of_network: Counter[str] = Counter()
 
     @property
@@ -64,34 +90,47 @@ class PasswordChecks:
         return self._checks
 
     async def check(
-        self, user: User | None, password: bytes, *, network: str, may_try: Callable[[], bool]
+        self, user: User | None, password: bytes, *, network: str, is_own: bool, may_try: Callable[[], bool]
     ) -> Verdict | None:
         """What a password is to a user; None when `may_try` says no before it was looked at.
 
-        A user who does not exist, who is disabled or has no password costs what a wrong password costs. Raises
-        `TooBusy`, `MemoryError`.
+        `is_own` says whether the network is one that the user logged in from before. A user who does not exist, who is
+        disabled or has no password costs what a wrong password costs. Raises `TooBusy`, `MemoryError`.
         """
         stored = user.password if user is not None and user.is_active else ""
         name = user.name if user is not None else ""
         if stored and self._cache.knows(name, stored, password, now=trio.current_time()):
             return Verdict.RIGHT
-        if self._checks >= MAX_CHECKS or self._of_network[network] >= MAX_CHECKS_PER_NETWORK:
-            raise TooBusy
-        self._checks += 1
-        self._of_network[network] += 1
-        try:
-            async with self._turns:
+        with self._counted(network, is_own):
+            async with self._turns.turn(is_own=is_own):
                 if not may_try():
                     return None
                 verdict = await self._threads.run(self._limiter, self._verify, password, stored)
-        finally:
-            self._checks -= 1
-            self._of_network[network] -= 1
-            if not self._of_network[network]:
-                del self._of_network[network]
         if verdict in (Verdict.RIGHT, Verdict.RIGHT_BUT_OLD):
             self._cache.remember(name, stored, password, now=trio.current_time())
         return verdict
+
+    @contextmanager
+    def _counted(self, network: str, is_own: bool) -> Iterator[None]:
+        """Count a check for the block. Raises `TooBusy`."""
+        strangers = int(not is_own)
+        if (
+            self._checks >= MAX_CHECKS
+            or self._of_network[network] >= MAX_CHECKS_PER_NETWORK
+            or self._of_strangers + strangers > MAX_CHECKS_OF_STRANGERS
+        ):
+            raise TooBusy
+        self._checks += 1
+        self._of_strangers += strangers
+        self._of_network[network] += 1
+        try:
+            yield
+        finally:
+            self._checks -= 1
+            self._of_strangers -= strangers
+            self._of_network[network] -= 1
+            if not self._of_network[network]:
+                del self._of_network[network]
 
     def _verify(self, password: bytes, stored: str) -> Verdict:
         if stored:
@@ -109,5 +148,5 @@ class PasswordChecks:
         return await self._in_turn(lambda: make_verifier(password, salt=salt).text())
 
     async def _in_turn(self, function: Callable[[], T]) -> T:
-        async with self._turns:
+        async with self._turns.turn(is_own=False):
             return await self._threads.run(self._limiter, function)

@@ -53,10 +53,6 @@ class CredentialCache:
             del self._known[digest]
         return self._digest(user, stored, password) in self._known
 
-    def forget(self) -> None:
-        """Forget everything, when the configuration is read anew."""
-        self._known.clear()
-
     def _digest(self, user: str, stored: str, password: bytes) -> bytes:
         """Each part with its length before it, so that no two logins are one text."""
         parts = (user.encode(), stored.encode(), password)

@@ -18,6 +18,10 @@ class FailureBook(Protocol):
         """How somebody stands as far as this process knows."""
         ...
 
+    def is_own_network(self, who: Who) -> bool:
+        """Whether the user logged in from there lately, as far as this process knows."""
+        ...
+
     async def standing(self, who: Who) -> Standing:
         """How somebody stands."""
         ...
@@ -72,6 +76,10 @@ class NoBook:
     def standing_here(self, who: Who) -> Standing:
         """Nobody is ever wrong."""
         return Standing()
+
+    def is_own_network(self, who: Who) -> bool:
+        """Nothing is remembered."""
+        return False
 
     async def standing(self, who: Who) -> Standing:
         """Nobody is ever wrong."""

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from elemta.net.networks import network_of
 
@@ -88,10 +88,14 @@ class Who:
 
 @frozen
 class Standing:
-    """How somebody stands. `locked` names what they are locked out for; `failures` are those of their address."""
+    """How somebody stands. `locked` names what they are locked out for; `failures` are those of their address.
+
+    `is_new` is True for the one failure that locked them out.
+    """
 
     locked: Kind | None = None
     failures: int = 0
+    is_new: bool = False
 
     @property
     def delay_seconds(self) -> float:
@@ -127,8 +131,8 @@ class _Table:
             return 0, False
         return tally.failures, tally.locked
 
-    def count(self, key: str, now: float) -> None:
-        """One failure more."""
+    def count(self, key: str, now: float) -> bool:
+        """One failure more; whether it is the one that is too many."""
         tally = self.tallies.get(key)
         if tally is not None and now >= tally.until:
             del self.tallies[key]
@@ -140,6 +144,7 @@ class _Table:
         if tally.failures >= self.most and not tally.locked:
             tally.locked, tally.until = True, now + self.window
         self.tallies.move_to_end(key)
+        return tally.failures == self.most
 
     def _make_room(self, now: float) -> None:
         """Forget one of the oldest, if there is a choice one that is not locked out."""
@@ -174,9 +179,8 @@ class Failures:
 
     def failed(self, who: Who, now: float) -> Standing:
         """Count a failure; how they stand then."""
-        for kind, key in self._counted(who, now):
-            self._tables[kind].count(key, now)
-        return self.standing(who, now)
+        crossed = [self._tables[kind].count(key, now) for kind, key in self._counted(who, now)]
+        return evolve(self.standing(who, now), is_new=any(crossed))
 
     def succeeded(self, who: Who, now: float) -> bool:
         """Remember whose network it is; whether that is news since `NOTE_SECONDS`.

@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.auth.failure_book import MemoryBook
@@ -117,6 +117,10 @@ class SharedBook:
         """How somebody stands as far as this node knows."""
         return self._here.standing_here(who)
 
+    def is_own_network(self, who: Who) -> bool:
+        """Whether the user logged in from there lately, as far as this node knows; after `standing`, all nodes."""
+        return self._here.is_own_network(who)
+
     async def standing(self, who: Who) -> Standing:
         """How somebody stands with all nodes."""
         keys = [*((kind.value, name) for kind, name in _keys(who)), (_KNOWN, _known_name(who))]
@@ -146,7 +150,9 @@ class SharedBook:
             return here
         if sweeps:
             self._next_sweep = trio.current_time() + SWEEP_SECONDS
-        return self._standing(who, rows)
+        counts = {str(kind): int(count) for kind, count in rows}
+        crossed = any(counts.get(kind.value) == self._most[kind] for kind, _ in counted)
+        return evolve(self._standing(who, rows), is_new=crossed)
 
     async def succeeded(self, who: Who) -> None:
         """Write down that a user logged in from there, once a day."""

@@ -9,7 +9,7 @@ from attrs import evolve
 from elemta.auth.attempt import Answer, Attempt
 from elemta.auth.authenticator import FIRST_RETRY_SECONDS, LOG_SECONDS, LOGIN_NOTE_SECONDS
 from elemta.auth.base import UnfitUser
-from elemta.auth.checks import MAX_CHECKS_PER_NETWORK, hashing_threads
+from elemta.auth.checks import MAX_CHECKS_OF_STRANGERS, MAX_CHECKS_PER_NETWORK, hashing_threads
 from elemta.auth.limits import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FailureLimits, Who
 from elemta.auth.sasl.base import Challenge
 from elemta.auth.scram import check_verifier, parse_verifier
@@ -389,6 +389,39 @@ async def test_a_flood_from_one_network_is_answered_and_leaves_room(autojump_clo
         assert granted(other) == "alice@example.com"
         assert answers.count(Denied(AWAY, Cause.AWAY)) == 20
         assert house.checks.waiting == 0
+
+
+async def test_guesses_from_everywhere_leave_room_for_users_where_they_log_in(autojump_clock: object) -> None:
+    """Strangers take three quarters of the places; who is known in a network waits behind none of them."""
+    home = ClientFacts("203.0.113.1", encrypted=True)
+    async with inhabited(limits=FailureLimits(10**6, 10**6, 10**6, 900.0), cache_seconds=0.0) as house:
+        assert granted(await say(house, "alice@example.com", PASSWORD, home)) == "alice@example.com"
+        answers: list[Answer] = []
+        looked_at_before = 0
+
+        async def guess(number: int) -> None:
+            stranger = ClientFacts(f"198.51.{number}.1", encrypted=True)
+            answers.append(await say(house, f"u{number}@example.com", "x", stranger))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(MAX_CHECKS_OF_STRANGERS + 20):
+                nursery.start_soon(guess, number)
+            while house.checks.waiting < MAX_CHECKS_OF_STRANGERS:
+                await trio.lowlevel.checkpoint()
+            assert granted(await say(house, "alice@example.com", PASSWORD, home)) == "alice@example.com"
+            looked_at_before = house.hasher.pretended
+        assert answers.count(Denied(AWAY, Cause.AWAY)) == 20
+        assert looked_at_before < MAX_CHECKS_OF_STRANGERS / 2
+        assert house.checks.waiting == 0
+
+
+async def test_a_lock_out_is_told_once_however_many_fail_at_the_same_moment(autojump_clock: object) -> None:
+    async with inhabited(limits=FailureLimits(3, 50, 20, 900.0)) as house:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(say, house, "alice@example.com", f"guess {number}")
+        (told,) = house.events("auth.locked_out")
+        assert (told["kind"], told["log_level"]) == ("address", "warning")
 
 
 # ---- users who are away --------------------------------------------------------------------------

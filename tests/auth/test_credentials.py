@@ -57,9 +57,3 @@ def test_a_new_check_counts_anew() -> None:
 def test_each_process_has_a_key_of_its_own_and_shows_nothing() -> None:
     assert vars(remembered())["_known"].keys().isdisjoint(vars(remembered())["_known"].keys())
     assert "secret" not in str(vars(remembered()))
-
-
-def test_all_can_be_forgotten() -> None:
-    cache = remembered()
-    cache.forget()
-    assert not cache.knows("alice", STORED, b"secret", now=1000.0)

@@ -32,7 +32,8 @@ def test_an_address_is_locked_out_and_let_in_again() -> None:
     failures = Failures(LIMITS)
     who = Who.of("192.0.2.1", "alice")
     assert fail(failures, who, 2) == Standing(None, 2)
-    assert failures.failed(who, 100.0) == Standing(Kind.ADDRESS, 3)
+    assert failures.failed(who, 100.0) == Standing(Kind.ADDRESS, 3, is_new=True)
+    assert failures.standing(who, 100.0) == Standing(Kind.ADDRESS, 3)
     assert failures.standing(who, 999.9).locked is Kind.ADDRESS, "from the failure that was too many"
     assert failures.standing(Who.of("192.0.2.1"), 999.9).locked is Kind.ADDRESS, "whoever it claims to be"
     assert failures.standing(Who.of("192.0.2.2", "alice"), 999.9).locked is None

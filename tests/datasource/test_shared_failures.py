@@ -37,7 +37,8 @@ async def test_failures_at_one_node_count_at_the_others(server: DatabaseOptions)
         assert await one.failed(who) == Standing(None, 1)
         assert await other.failed(who) == Standing(None, 2)
         assert await one.standing(who) == Standing(None, 2)
-        assert (await one.failed(who)) == Standing(Kind.ADDRESS, 3)
+        assert (await one.failed(who)) == Standing(Kind.ADDRESS, 3, is_new=True), "though no node saw three"
+        assert not (await other.failed(who)).is_new
         assert (await other.standing(who)).locked is Kind.ADDRESS
         assert other.standing_here(who).locked is None
         assert (await other.standing(Who.of("192.0.2.1"))).locked is Kind.ADDRESS
