@@ -14,6 +14,9 @@ from elemta.auth.records import checked, text_of, truth_of
 
 #: The columns of a row; a statement may give others, which are not looked at.
 COLUMNS = ("password", "username", "email", "is_active", "senders")
+#: Those that a statement has to give. A comparison in SQL may take other names for the same (`bòb`, say): without the
+#: name as it is written there, a user would be somebody else at each spelling.
+NEEDED = ("password", "username")
 
 #: What stands for itself: texts, quoted names, comments, casts such as `x::user`, other words after a colon.
 _PIECES = re.compile(
@@ -55,8 +58,9 @@ def rendered(statement: str, *, placeholder: Callable[[int], str], plain: Callab
 def check_columns(columns: Sequence[str]) -> None:
     """Raise `UnfitQuery` when a statement does not give what is needed, or gives it twice."""
     names = [column.lower() for column in columns]
-    if "password" not in names:
-        raise UnfitQuery(f"none of its columns is called password, but {', '.join(names)} (write AS password)")
+    for name in NEEDED:
+        if name not in names:
+            raise UnfitQuery(f"none of its columns is called {name}, but {', '.join(names)} (write AS {name})")
     for name in COLUMNS:
         if names.count(name) > 1:
             raise UnfitQuery(f"two of its columns are called {name}")
@@ -68,7 +72,7 @@ def queried_user(cells: Mapping[str, object], name: str) -> User:
         senders = text_of(cells.get("senders")).replace(",", " ")
         return checked(
             User(
-                name=text_of(cells.get("username")) or name,
+                name=text_of(cells["username"]),
                 password=text_of(cells["password"]),
                 email=text_of(cells.get("email")),
                 is_active=truth_of(cells.get("is_active", True)),

@@ -68,7 +68,7 @@ class AuthSection:
         Words | None,
         About(
             "A SELECT for an existing table instead of the tables made here; `:user` stands for the name, the columns "
-            "are `password`, and optionally `username`, `email`, `is_active`, `senders`."
+            "are `password` and `username`, and optionally `email`, `is_active`, `senders`."
         ),
     ] = None
     mechanisms: Annotated[

@@ -359,7 +359,7 @@ def test_users_of_another_program_can_be_tested_alone(sqlite_desk: Desk) -> None
         Path(desk.auth.datasource_path),
         f"CREATE TABLE mailbox (name TEXT, secret TEXT); INSERT INTO mailbox VALUES ('bob', '{HASH}')",
     )
-    desk.configure(user_query="SELECT secret AS password FROM mailbox WHERE name = :user")
+    desk.configure(user_query="SELECT name AS username, secret AS password FROM mailbox WHERE name = :user")
     assert desk.run("show", "bob", "-o", "json").json["password"] == "argon2"
     for words in (("list",), ("passwd", "bob"), ("add", "eve"), ("delete", "bob", "--yes")):
         ended = desk.run(*words, stdin=PASSWORD)

@@ -44,9 +44,9 @@ SENDERS = {
 }
 SLOW = {
     "sqlite": "SELECT (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n)"
-    " AS password WHERE :user <> ''",
-    "postgresql": "SELECT 'x' AS password FROM pg_sleep(60) WHERE :user <> ''",
-    "mysql": "SELECT CONCAT('x', SLEEP(60)) AS password FROM DUAL WHERE :user <> ''",
+    " AS password, 'x' AS username WHERE :user <> ''",
+    "postgresql": "SELECT 'x' AS password, 'x' AS username FROM pg_sleep(60) WHERE :user <> ''",
+    "mysql": "SELECT CONCAT('x', SLEEP(60)) AS password, 'x' AS username FROM DUAL WHERE :user <> ''",
 }
 
 
@@ -101,7 +101,7 @@ async def test_nothing_is_changed_there(databases: dict[str, AuthSection], engin
 
 
 async def test_the_least_query(databases: dict[str, AuthSection], engine: str) -> None:
-    statement = "SELECT NULL AS PASSWORD, 'x' AS other FROM mailbox WHERE name LIKE 'B%' AND username = :user"
+    statement = "SELECT NULL AS PASSWORD, username, 'x' AS other FROM mailbox WHERE name LIKE 'B%' AND username = :user"
     async with opened(asking(databases[engine], statement)) as users:
         assert await users.find("bob@example.com") == User(name="bob@example.com")
         assert await users.find("eve@example.com") is None
@@ -109,7 +109,8 @@ async def test_the_least_query(databases: dict[str, AuthSection], engine: str) -
 
 WRONG = {
     "SELECT username, name FROM mailbox WHERE username = :user": "none of its columns is called password",
-    "SELECT password, name AS password FROM mailbox WHERE username = :user": "two of its columns",
+    "SELECT password, name FROM mailbox WHERE username = :user": "none of its columns is called username",
+    "SELECT username, password, name AS password FROM mailbox WHERE username = :user": "two of its columns",
     "SELECT password FROM mailbox": "WHERE username = :user",
     "SELECT password FROM mailbox WHERE username = ':user'": "WHERE username = :user",
     "DELETE FROM mailbox WHERE username = :user": "must be a SELECT",
@@ -130,7 +131,7 @@ async def test_a_query_that_cannot_work_is_found_out_at_opening(
 
 
 async def test_two_rows_are_nobody(databases: dict[str, AuthSection], engine: str) -> None:
-    statement = "SELECT password FROM mailbox WHERE domain = 'example.com' AND :user <> 'nobody@elemta.invalid'"
+    statement = "SELECT username, password FROM mailbox WHERE domain = 'example.com' AND :user <> 'nobody@elemta.invalid'"
     async with opened(asking(databases[engine], statement)) as users:
         with pytest.raises(UsersUnusable, match="more than one row"):
             await users.find("bob@example.com")
@@ -178,7 +179,7 @@ def test_bits_of_mysql_are_truths(server: Dialect) -> None:
 
 
 async def check_bits(options: DatabaseOptions) -> None:
-    statement = "SELECT secret AS password, enabled AS is_active FROM people WHERE login = :user"
+    statement = "SELECT login AS username, secret AS password, enabled AS is_active FROM people WHERE login = :user"
     async with opened(asking(server_section(options), statement)) as users:
         assert await users.find("bob") == User(name="bob", password="x")
         assert await users.find("eve") == User(name="eve", password="y", is_active=False)
