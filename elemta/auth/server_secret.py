@@ -5,7 +5,6 @@ exists; nodes that share their users share it in the users' database, and so do 
 Failures raised: `OSError` where it can be kept nowhere.
 """
 
-import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ import trio
 from elemta.datasource.base import Connection, DatabaseError, Row
 from elemta.datasource.migrations import MigratableDatabase, Migration, migrate
 from elemta.datasource.options import Dialect
+from elemta.runtime.own_files import make_once
 from elemta.runtime.threads import Threads
 
 #: As many as the digest that it keys gives, RFC 2104 §3.
@@ -56,18 +56,7 @@ class FileSecret:
     def _get(self) -> bytes:
         with suppress(FileNotFoundError):
             return self._read()
-        draft = self._path.with_name(f"{SECRET_NAME}.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(SECRET_OCTETS))
-                file.flush()
-                os.fsync(file.fileno())
-            # Another process may have been faster; whoever came first is read.
-            with suppress(FileExistsError):
-                os.link(draft, self._path)
-        finally:
-            draft.unlink()
+        make_once(self._path, secrets.token_bytes(SECRET_OCTETS))
         return self._read()
 
     def _read(self) -> bytes:
@@ -98,4 +87,8 @@ class SharedSecret:
             rows = await self._database.transact(work)
         except DatabaseError:
             return own
-        return bytes.fromhex(str(rows[0][0]))
+        try:
+            return bytes.fromhex(str(rows[0][0]))
+        except (LookupError, ValueError):
+            says = f"{self._database.name}: elemta_auth_secret does not hold what was put there: empty it"
+            raise OSError(f"{says}, and it is made anew") from None

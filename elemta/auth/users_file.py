@@ -24,11 +24,11 @@ from attrs import evolve, frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.auth.base import NoSuchUser, NotManaged, User, UserExists, UsersAway, UsersUnusable
-from elemta.auth.own_files import OWNER_AND_GROUP, give_to_owner, make_alike
 from elemta.auth.records import checked, key_of
 from elemta.auth.sasl.preparation import fold_name
 from elemta.auth.user_documents import DocumentForm, UnfitDocument, form_of, parse, render
 from elemta.runtime.clock import Clock
+from elemta.runtime.own_files import OWNER_AND_GROUP, give_to_owner, replace_file
 from elemta.runtime.threads import Threads
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ MAX_BATCH = 200_000
 #: Seconds between two tries to get the lock that another writer holds.
 LOCK_PAUSE_SECONDS = 0.05
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Locked(Exception):
@@ -296,24 +295,4 @@ class FileUsers:
     def _write(self, text: str, like: os.stat_result | None) -> None:
         # Where the path is a link, what it leads to is written.
         target = Path(os.path.realpath(self._path))
-        beside = target.with_name(f".{target.name}.new")
-        with suppress(FileNotFoundError):
-            beside.unlink()
-        descriptor = os.open(beside, _WRITE, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                give_to_owner(descriptor, target.parent)
-                make_alike(descriptor, like)
-                file.write(text.encode())
-                file.flush()
-                os.fsync(descriptor)
-            os.rename(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(target, text.encode(), like=like)

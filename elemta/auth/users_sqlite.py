@@ -21,12 +21,12 @@ import trio
 
 from elemta import __version__
 from elemta.auth.base import UnfitUser, UsersAway, UsersUnusable
-from elemta.auth.own_files import give_to_owner
 from elemta.auth.table_units import Unit, Units, Words
 from elemta.auth.users_schema import COMPONENT, SQLITE, SQLITE_RECORD, stranger
 from elemta.datasource.base import DatabaseUnusable, Named
 from elemta.datasource.migrations import pending
 from elemta.runtime.clock import Clock
+from elemta.runtime.own_files import give_to_owner
 from elemta.runtime.threads import Threads
 
 T = TypeVar("T")

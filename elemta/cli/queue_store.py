@@ -87,6 +87,7 @@ async def opened(config: "Config", runtime: "Runtime", *, inbox: bool = False) -
     import trio
 
     from elemta.storage.base import StoreUnavailable
+    from elemta.supervisor.failures import only_one
     from elemta.supervisor.stores import UnusableDsn, stores_of
 
     try:
@@ -105,12 +106,4 @@ async def opened(config: "Config", runtime: "Runtime", *, inbox: bool = False) -
         raise CommandError(str(error), ExitCode.CONFIG) from None
     except BaseExceptionGroup as group:
         # What runs beside a database has a nursery of its own, which wraps what the command itself raises.
-        raise _only_one(group) from None
-
-
-def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure in a group that holds no other."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found
+        raise only_one(group) from None

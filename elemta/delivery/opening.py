@@ -18,11 +18,11 @@ from elemta.delivery.tlspolicy import (
     after_failure,
     after_hello,
     after_refusal,
-    is_loopback,
     login_refusal,
 )
 from elemta.mail.reply import Reply
 from elemta.net.base import Network, Stream
+from elemta.net.networks import is_local
 from elemta.smtp.client_events import AuthChallenge, AuthEnded, Awaited, TlsGranted, TlsRefused
 from elemta.tls.stream import CertificateRefused, HandshakeFailed, TlsStream
 
@@ -132,7 +132,7 @@ class _Road:
         refusal = login_refusal(
             encrypted=session.machine.secure,
             verified=session.verified,
-            local=endpoint.is_unix or is_loopback(endpoint.host),
+            local=is_local(endpoint.host),
             unverified=login.unverified,
         )
         if refusal is not None:

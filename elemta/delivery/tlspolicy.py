@@ -7,7 +7,6 @@ Failures raised: none; a refusal is a reply, as if the host itself had refused.
 """
 
 import enum
-import ipaddress
 from typing import Final
 
 from attrs import evolve, frozen
@@ -154,14 +153,6 @@ def login_refusal(*, encrypted: bool, verified: bool, local: bool, unverified: b
     what = "the host's certificate was not verified" if encrypted else "the connection is not encrypted"
     says = f"the password is not sent: {what}; see tls and auth_unverified of the route"
     return Refusal(Reply(451, "4.7.11", says))  # X.7.11, RFC 5248: this way of logging in requires encryption
-
-
-def is_loopback(host: str) -> bool:
-    """True for a loopback address in figures."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _for_sender(says: str, *, is_final: bool) -> Refusal:

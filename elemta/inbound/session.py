@@ -123,8 +123,8 @@ class Session:
         self._services = services
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
-        has_login = services.login is not None and listener.auth
-        self._login = Login(services.login, self._smtp) if services.login is not None and has_login else None
+        login = services.login if listener.auth else None
+        self._login = None if login is None else Login(login, self._smtp)
         self._trusted = options.dev_mode or (listener.relay and options.may_relay(stream.peer.host))
         self._transaction: Transaction | None = None
         self._debug: DebugContext | None = None

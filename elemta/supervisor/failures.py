@@ -57,3 +57,11 @@ def cannot_listen(error: OSError, key: str = "listen_addr") -> CannotStart:
             NOT_PERMITTED,
         )
     return CannotStart(f"{address} cannot be bound: {error.strerror or error}. Check {key}.")
+
+
+def only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure in a group that holds no other."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

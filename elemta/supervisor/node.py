@@ -9,11 +9,11 @@ folder is new, so that the old node's are adopted when its lease is past. A fold
 Failure raised: `OSError`.
 """
 
-import os
 import secrets
 from pathlib import Path
 
 from elemta.mail.ids import ALPHABET
+from elemta.runtime.own_files import make_once
 
 NODE_ID_NAME = "node-id"
 #: 62 ** 8 names: two of a thousand nodes are the same once in four hundred million fleets.
@@ -38,20 +38,7 @@ def _node_id(queue_dir: Path) -> str:
 
 
 def _draw(path: Path) -> str:
-    """Make the file whole or not at all, whoever else makes it at the same time."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     drawn = "".join(secrets.choice(ALPHABET) for _ in range(NODE_ID_CHARACTERS))
-    draft = path.with_name(f"{NODE_ID_NAME}.{drawn}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, f"{drawn}\n".encode("ascii"))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return _node_id(path.parent)
-    finally:
-        os.unlink(draft)
-    return drawn
+    make_once(path, f"{drawn}\n".encode("ascii"))
+    return _node_id(path.parent)

@@ -20,6 +20,7 @@ from elemta.auth.users_query import QueriedUsers
 from elemta.auth.users_tables import Engine, TableUsers
 from elemta.config.auth import AuthSection
 from elemta.runtime.world import Runtime
+from elemta.supervisor.failures import only_one
 
 if TYPE_CHECKING:
     from elemta.datasource.options import DatabaseOptions
@@ -54,15 +55,7 @@ async def make_users(auth: AuthSection, runtime: Runtime, *, log: FilteringBound
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # What runs beside has a nursery of its own, which wraps what the block itself raises.
-        raise _only_one(group) from None
-
-
-def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure in a group that holds no other."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found
+        raise only_one(group) from None
 
 
 def _on_this_machine(auth: AuthSection, runtime: Runtime, log: FilteringBoundLogger) -> ManagedUsers:

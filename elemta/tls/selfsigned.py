@@ -6,8 +6,6 @@ It proves nothing to a stranger: it is for dev mode, where no other one is at ha
 Failure raised: `OSError` for a folder that cannot be written.
 """
 
-import contextlib
-import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from elemta.runtime.own_files import replace_file
+
 #: How long a new certificate is good; Apple's systems refuse one of more than 825 days, https://support.apple.com/103769.
 VALID_FOR = timedelta(days=365)
 #: How far it reaches back, for clients whose clock is behind.
@@ -27,7 +27,6 @@ BEGINS_EARLIER = timedelta(hours=1)
 CERT_NAME = "self-signed.pem"
 KEY_NAME = "self-signed.key"
 
-_KEY_MODE = 0o600
 _CERT_MODE = 0o644
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Elemta self-signed")])
 
@@ -56,8 +55,8 @@ def self_signed(folder: Path, hostname: str, *, now: float) -> SelfSigned:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _certificate(key, hostname, moment)
     # A crash between the two leaves a pair that does not fit, which the next start makes again.
-    _write(key_file, _pem(key), mode=_KEY_MODE)
-    _write(cert_file, certificate.public_bytes(serialization.Encoding.PEM), mode=_CERT_MODE)
+    replace_file(key_file, _pem(key))
+    replace_file(cert_file, certificate.public_bytes(serialization.Encoding.PEM), mode=_CERT_MODE)
     return SelfSigned(cert_file, key_file, certificate.not_valid_after_utc, made=True)
 
 
@@ -115,13 +114,3 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, octets: bytes, *, mode: int) -> None:
-    """Put a file in its place by a rename, with its mode from the first octet on."""
-    fresh = path.with_name(f"{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
-        file.write(octets)
-    fresh.rename(path)

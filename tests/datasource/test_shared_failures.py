@@ -124,6 +124,9 @@ async def test_nodes_share_the_secret_of_fake_salts(server: DatabaseOptions, tmp
     async with running(server) as one, running(server) as other:
         first = await SharedSecret(one, FileSecret(tmp_path / "one", WorkerThreads())).get()
         assert await SharedSecret(other, FileSecret(tmp_path / "other", WorkerThreads())).get() == first
+        await one.transact(lambda connection: connection.execute("UPDATE elemta_auth_secret SET secret = 'spoilt'"))
+        with pytest.raises(OSError, match="empty it"):
+            await SharedSecret(one, FileSecret(tmp_path / "one", WorkerThreads())).get()
     away = database_of(server)  # nobody runs it
     file = FileSecret(tmp_path / "alone", WorkerThreads())
     assert await SharedSecret(away, file).get() == await file.get()

@@ -15,7 +15,6 @@ from elemta.delivery.tlspolicy import (
     after_failure,
     after_hello,
     after_refusal,
-    is_loopback,
     login_refusal,
     policy_for,
     policy_of,
@@ -167,11 +166,3 @@ def test_a_password_goes_to_whom_we_know(local: bool, unverified: bool, encrypte
     assert brief(refusal) == ("fine" if local or unverified or verified else "deferred 4.7.11")
     if refusal is not None:
         assert ("not encrypted" in refusal.reply.text) == (not encrypted)
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("192.0.2.1", False), ("localhost", False), ("", False)],
-)
-def test_loopback_is_known_by_its_address(host: str, expected: bool) -> None:
-    assert is_loopback(host) == expected

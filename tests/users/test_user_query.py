@@ -131,7 +131,9 @@ async def test_a_query_that_cannot_work_is_found_out_at_opening(
 
 
 async def test_two_rows_are_nobody(databases: dict[str, AuthSection], engine: str) -> None:
-    statement = "SELECT username, password FROM mailbox WHERE domain = 'example.com' AND :user <> 'nobody@elemta.invalid'"
+    statement = (
+        "SELECT username, password FROM mailbox WHERE domain = 'example.com' AND :user <> 'nobody@elemta.invalid'"
+    )
     async with opened(asking(databases[engine], statement)) as users:
         with pytest.raises(UsersUnusable, match="more than one row"):
             await users.find("bob@example.com")

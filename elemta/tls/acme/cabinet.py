@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from elemta.runtime.own_files import OWNER_ALONE, give_to_owner, replace_file
+
 _FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
 
 #: Octets of one of its files that are read at most; a chain has some thousands.
 MOST_FILE_OCTETS = 1024 * 1024
@@ -62,22 +63,7 @@ class Cabinet:
 
     def write(self, path: Path, octets: bytes) -> None:
         """Put a file in its place, durably, in one step: readers see the old one or the new one. Raises `OSError`."""
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(fresh, flags, _FILE_MODE), "wb") as file:
-                _give_to_owner(file.fileno(), path.parent)
-                file.write(octets)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
-        _sync_folder(path.parent)
+        replace_file(path, octets)
 
     def account_path(self, directory_url: str) -> Path:
         """Where the account's key of an authority lies; the name begins with its host, for people."""
@@ -94,14 +80,14 @@ class Cabinet:
         Enter and leave may happen in different threads.
         """
         path = self.folder / "order.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ALONE)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
                 raise CabinetBusy(f"process {owner or 'unknown'} orders a certificate in {self.folder} now") from None
-            _give_to_owner(descriptor, self.folder)
+            give_to_owner(descriptor, self.folder)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -145,18 +131,3 @@ def _checked(token: str) -> str:
     if TOKEN.fullmatch(token.encode("ascii", "replace")) is None:
         raise ValueError("this is no token of a challenge")
     return token
-
-
-def _give_to_owner(descriptor: int, folder: Path) -> None:
-    """What root writes by a command is for the server's user, who owns the folder."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,14 +8,13 @@ Failures raised: `AuthorityFailed`, `ChallengeFailed`, `CabinetBusy`, `OSError`,
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import trio
 from attrs import field, frozen
 
 from elemta.runtime.threads import Threads
 from elemta.tls.acme.base import Authority, Binding, Window
-from elemta.tls.acme.cabinet import Cabinet
+from elemta.tls.acme.cabinet import Cabinet, certificate_path
 from elemta.tls.acme.keys import Pair, PrivateKey, Unsound, key_pem, make_key, read_pair
 from elemta.tls.acme.library import load_account_key
 from elemta.tls.acme.order import Ordering, Solver, Tell, Wanted
@@ -57,7 +56,7 @@ class Issuer:
     ) -> None:
         self.terms = terms
         self.cabinet = cabinet
-        self.path: Path = cabinet.folder / f"{terms.names[0]}.pem"
+        self.path = certificate_path(str(cabinet.folder), terms.names[0])
         self._solver = solver
         self._make_authority = make_authority
         self._threads = threads
