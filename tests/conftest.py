@@ -24,6 +24,8 @@ import trio
 import trio.testing
 from coverage import Coverage
 from coverage.exceptions import CoverageException, CoverageWarning
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 UNDER_CI = os.environ.get("CI") == "true"
@@ -41,7 +43,7 @@ SUITE_OF_FOLDER = {
 SUITES = ("checks", "unit", "stores", "simulation", "peers", "bench", "campaign")  # the order of a run
 ON_DEMAND = frozenset({"bench", "campaign"})  # run only when named
 MEASURED = frozenset({"checks", "unit"})  # suites under branch coverage; the others would pay for it in time
-BUDGET_SECONDS = {"unit": 240, "stores": 180, "simulation": 180, "peers": 300}
+BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 600}
 
 PACKAGE_OF_PROGRAM = {
     "caddy": "caddy",
@@ -107,11 +109,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SUITES.index(suite_of(item.path)))
+    order = tuple(reversed(SUITES)) if hasattr(config, "workerinput") else SUITES  # in a shared run the longest first
+    items.sort(key=lambda item: order.index(suite_of(item.path)))
     if UNDER_CI and vectors_folder() is None:
         need_vectors = [item for item in items if "vectors" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=need_vectors)
         items[:] = [item for item in items if item not in need_vectors]
+
+
+class OneProcessForPeers(LoadScopeScheduling):  # type: ignore[misc]  # ships no types
+    """How processes share a run (`-n 2`): a file is one's; so are all peers, which would find each other's load."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "peers" if suite_of(ROOT / file) == "peers" else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessForPeers:
+    return OneProcessForPeers(config, log)
 
 
 class SuiteFigures:

@@ -406,8 +406,10 @@ async def test_guesses_from_everywhere_leave_room_for_users_where_they_log_in(au
         async with trio.open_nursery() as nursery:
             for number in range(MAX_CHECKS_OF_STRANGERS + 20):
                 nursery.start_soon(guess, number)
-            while house.checks.waiting < MAX_CHECKS_OF_STRANGERS:
+            while True:
                 await trio.lowlevel.checkpoint()
+                if house.checks.waiting == MAX_CHECKS_OF_STRANGERS:
+                    break
             assert granted(await say(house, "alice@example.com", PASSWORD, home)) == "alice@example.com"
             looked_at_before = house.hasher.pretended
         assert answers.count(Denied(AWAY, Cause.AWAY)) == 20

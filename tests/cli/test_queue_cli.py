@@ -555,7 +555,12 @@ class Person:
         os.write(self._end, text.encode())
 
     def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        """Type ^C, again when nothing follows: one that comes as Python begins to wait for a line is seen behind it."""
+        for _ in range(10):
+            self._process.send_signal(signal.SIGINT)
+            ready, _, _ = select.select([self._end], [], [], 3)
+            if ready:
+                return
 
     def leave(self) -> int:
         while piece := self._read():
