@@ -1,0 +1,321 @@
+"""One mail on its way in, as plugins see it and change it.
+
+What is not here: calling plugins (`plugins.chain`), or what the server makes of the changes (`inbound.plugged`). What a
+plugin is given cannot be written to but for `notes`; changes come with a verdict and are applied here, so that the next
+plugin sees them. Failure raised: `ValueError` for a change that cannot be made: the plugin's failure.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+from attrs import evolve, field, frozen
+
+from elemta.mail.address import Address
+from elemta.mail.envelope import Priority, Recipient
+from elemta.mail.headers import MAX_HEADER_OCTETS
+from elemta.net.base import Endpoint
+from elemta.plugins.api import Content
+from elemta.plugins.content import ComposedContent, NoContent, Reader
+from elemta.plugins.costs import COSTS_KEY, Ledger
+from elemta.plugins.fields import HeaderFields
+from elemta.plugins.verdicts import (
+    AddHeader,
+    AddRecipient,
+    Annotate,
+    Change,
+    RemoveHeader,
+    RemoveRecipient,
+    ReplaceBody,
+    ReplaceHeader,
+    SetPriority,
+    SetRoute,
+    SetSender,
+)
+
+#: Annotations that plugins may give one mail.
+MAX_ANNOTATIONS: Final = 50
+#: Recipients that one mail may have with those that plugins added.
+MAX_RECIPIENTS: Final = 2000
+#: Octets of all bodies that plugins gave one mail, one after the other: a body is held in memory.
+MAX_BODY_OCTETS: Final = 32 * 1024 * 1024
+
+_NOTHING: Final = NoContent()
+_NO_FIELDS: Final = HeaderFields()
+
+Spawn = Callable[..., None]
+
+
+@frozen
+class SessionFacts:
+    """A session as plugins see it; a new one when something of it has changed, with the same notes and ledger."""
+
+    id: str
+    client: Endpoint
+    local: Endpoint
+    listener: str
+    helo: str = ""
+    tls: str = ""
+    cipher: str = ""
+    user: str = ""
+    may_relay: bool = False
+    notes: MutableMapping[object, Any] = field(factory=dict, repr=False)
+    ledger: Ledger = field(factory=Ledger, repr=False)
+
+    @property
+    def score(self) -> float:
+        """What plugins gave it so far."""
+        return self.ledger.score
+
+
+class MailInHand:
+    """One mail. The server's side of it; plugins know it as `plugins.api.Mail`."""
+
+    __slots__ = (
+        "_annotations",
+        "_body",
+        "_body_at",
+        "_content",
+        "_declared_size",
+        "_headers",
+        "_id",
+        "_is_changed",
+        "_notes",
+        "_priority",
+        "_read",
+        "_recipients",
+        "_route",
+        "_routes",
+        "_sender",
+        "_session",
+        "_size",
+        "_spawn",
+        "_taken",
+        "ledger",
+    )
+
+    def __init__(
+        self,
+        queue_id: str,
+        session: SessionFacts,
+        sender: Address | None,
+        *,
+        declared_size: int | None = None,
+        routes: Collection[str] = (),
+        spawn: Spawn | None = None,
+    ) -> None:
+        """`routes` are the names that `SetRoute` may give, `spawn` starts a task that ends with the mail."""
+        self._id = queue_id
+        self._session = session
+        self._sender = sender
+        self._declared_size = declared_size
+        self._routes = routes
+        self._spawn = spawn
+        self._recipients: list[Recipient] = []
+        self._headers = _NO_FIELDS
+        self._content: Content = _NOTHING
+        self._read: Reader | None = None
+        self._body: bytes | None = None
+        self._body_at = self._size = self._taken = 0
+        self._is_changed = False
+        self._priority: Priority | None = None
+        self._route = ""
+        self._annotations: dict[str, str] = {}
+        self._notes: dict[object, Any] = {}
+        self.ledger = Ledger(session.score)
+
+    # ---- what plugins see ----------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Its queue id."""
+        return self._id
+
+    @property
+    def session(self) -> SessionFacts:
+        """Who brings it."""
+        return self._session
+
+    @property
+    def sender(self) -> Address | None:
+        """The reverse-path."""
+        return self._sender
+
+    @property
+    def recipients(self) -> Sequence[Recipient]:
+        """The forward-paths so far."""
+        return tuple(self._recipients)
+
+    @property
+    def declared_size(self) -> int | None:
+        """What MAIL said with SIZE=."""
+        return self._declared_size
+
+    @property
+    def headers(self) -> HeaderFields:
+        """The header, changes included."""
+        return self._headers
+
+    @property
+    def content(self) -> Content:
+        """The whole mail, changes included."""
+        return self._content
+
+    @property
+    def priority(self) -> Priority | None:
+        """What a plugin said."""
+        return self._priority
+
+    @property
+    def route(self) -> str:
+        """The name of the route that a plugin chose; empty otherwise."""
+        return self._route
+
+    @property
+    def score(self) -> float:
+        """What plugins gave it and its session."""
+        return self.ledger.score
+
+    @property
+    def annotations(self) -> MutableMapping[str, str]:
+        """A copy."""
+        return dict(self._annotations)
+
+    @property
+    def notes(self) -> MutableMapping[object, Any]:
+        """The plugins' own."""
+        return self._notes
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Run a task beside the session, ended with the mail. Raises `RuntimeError` for one too many."""
+        if self._spawn is None:
+            raise RuntimeError("this mail can have no tasks")
+        self._spawn(function, *arguments)
+
+    # ---- what the server tells -----------------------------------------------------------------------
+
+    def add_recipient(self, recipient: Recipient) -> None:
+        """The client named one that was taken."""
+        self._recipients.append(recipient)
+
+    def header_came(self, block: bytes) -> None:
+        """The header is there: octets before the empty line."""
+        self._headers = HeaderFields.parse(block)
+
+    def content_came(self, read: Reader, *, header_octets: int, size: int) -> None:
+        """All of it is there; `read` reads what the client sent, our trace field before it."""
+        self._read = read
+        self._size = size
+        # Without an empty line the whole mail is header, and there is no body to find.
+        self._body_at = min(header_octets + 2, size)
+        self._compose()
+
+    def _compose(self) -> None:
+        if self._read is not None:
+            self._content = ComposedContent(
+                self._headers.render(), body_at=self._body_at, size=self._size, read=self._read, other=self._body
+            )
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the octets are not what the client sent."""
+        return self._is_changed
+
+    # ---- changes -------------------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make a plugin's changes: all of them, or none and `ValueError`."""
+        before = self._snapshot()
+        try:
+            for change in changes:
+                self._change(change)
+            if len(self._headers.render()) > MAX_HEADER_OCTETS:
+                raise ValueError(f"the header would have more than {MAX_HEADER_OCTETS} octets")
+        except BaseException:
+            self._restore(before)
+            raise
+        if self._is_changed:
+            self._compose()
+
+    def _snapshot(self) -> tuple[Any, ...]:
+        return (
+            self._headers,
+            self._body,
+            self._is_changed,
+            self._sender,
+            list(self._recipients),
+            self._priority,
+            self._route,
+            dict(self._annotations),
+        )
+
+    def _restore(self, before: tuple[Any, ...]) -> None:
+        self._headers, self._body, self._is_changed, self._sender = before[:4]
+        self._recipients, self._priority, self._route, self._annotations = before[4:]
+
+    def _change(self, change: Change) -> None:
+        match change:
+            case AddHeader() | ReplaceHeader() | RemoveHeader():
+                self._headers = _edited(self._headers, change)
+                self._is_changed = True
+            case ReplaceBody(octets):
+                self._replace_body(octets)
+            case SetSender(address):
+                self._sender = address
+            case AddRecipient(recipient):
+                self._add(recipient)
+            case RemoveRecipient(address):
+                self._recipients = [one for one in self._recipients if one.address != address]
+            case SetPriority(priority):
+                self._priority = Priority(priority)
+            case SetRoute(name):
+                if name not in self._routes:
+                    raise ValueError(f"there is no route named {name!r} in the configuration")
+                self._route = name
+            case Annotate(key, value):
+                self._annotate(key, value)
+            case _:
+                raise ValueError(f"{change!r} is no change")
+
+    def _replace_body(self, octets: bytes) -> None:
+        if self._read is None:
+            raise ValueError("there is no body yet: it can be replaced at on_data_complete alone")
+        self._taken += len(octets)
+        if self._taken > MAX_BODY_OCTETS:
+            raise ValueError(f"bodies of more than {MAX_BODY_OCTETS} octets in all")
+        self._body = octets
+        self._is_changed = True
+
+    def _add(self, recipient: Recipient) -> None:
+        if not isinstance(recipient, Recipient) or not recipient.address.domain:
+            raise ValueError(f"{recipient!r} is no recipient with a domain")
+        if len(self._recipients) >= MAX_RECIPIENTS:
+            raise ValueError(f"the mail has {len(self._recipients)} recipients already, no more may be added")
+        if all(one.address != recipient.address for one in self._recipients):
+            self._recipients.append(recipient)
+
+    def _annotate(self, key: str, value: str) -> None:
+        if key == COSTS_KEY:
+            raise ValueError(f'the annotation "{COSTS_KEY}" is the server\'s own')
+        if key not in self._annotations and len(self._annotations) >= MAX_ANNOTATIONS:
+            raise ValueError(f"the mail has {MAX_ANNOTATIONS} annotations already")
+        self._annotations[key] = value
+
+
+def _edited(headers: HeaderFields, change: AddHeader | ReplaceHeader | RemoveHeader) -> HeaderFields:
+    match change:
+        case AddHeader(name, value, at):
+            return headers.added(name, value, at)
+        case ReplaceHeader(name, value, occurrence):
+            return headers.replaced(name, value, occurrence)
+        case RemoveHeader(name, occurrence):
+            return headers.removed(name, occurrence)
+
+
+def with_facts(session: SessionFacts, **facts: Any) -> SessionFacts:
+    """The session after something of it changed."""
+    return evolve(session, **facts)
+
+
+def frozen_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
+    """A mail's annotations for a plugin at delivery: without the server's own."""
+    return {key: value for key, value in annotations.items() if key != COSTS_KEY}
