@@ -34,3 +34,15 @@ class Resolver(Protocol):
     async def addresses(self, host: str) -> list[str]:
         """The A and AAAA addresses of a host, as text. Raises `ResolutionFailed`, `NameNotFound`."""
         ...
+
+    async def pointers(self, address: str) -> list[str]:
+        """The names that an IP address has by its PTR records, lower-case without the final dot.
+
+        Anybody may claim any name there: only what resolves back is true. Raises `ResolutionFailed`, `NameNotFound`.
+        """
+        ...
+
+    async def texts(self, name: str) -> list[str]:
+        """The TXT records of a name, the strings of each joined (RFC 7208 §3.3). Raises `ResolutionFailed`,
+        `NameNotFound`."""
+        ...

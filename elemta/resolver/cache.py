@@ -20,6 +20,8 @@ ANSWER_SECONDS = 60.0
 FAILURE_SECONDS = 10.0
 #: Questions remembered at once, of each kind; about 300 octets each.
 MAX_ANSWERS = 10_000
+#: Questions about TXT records remembered at once: an answer may have 16 KiB (`resolver.dns`), 32 MiB in all.
+MAX_TEXT_ANSWERS = 2000
 
 T = TypeVar("T")
 
@@ -42,8 +44,9 @@ class _Answer(Generic[T]):
 class _Memory(Generic[T]):
     """One kind of question with its answers."""
 
-    def __init__(self, ask: Callable[[str], Awaitable[list[T]]]) -> None:
+    def __init__(self, ask: Callable[[str], Awaitable[list[T]]], most: int) -> None:
         self._ask = ask
+        self._most = most
         #: In the order of their arrival, so that the first is the oldest.
         self._answers: dict[str, _Answer[T]] = {}
         #: Questions on their way; bounded by the deliveries that ask them. Whoever asks the same waits for the event.
@@ -82,7 +85,7 @@ class _Memory(Generic[T]):
 
     def _remember(self, name: str, found: _Answer[T]) -> None:
         self._answers.pop(name, None)
-        if len(self._answers) >= MAX_ANSWERS:
+        if len(self._answers) >= self._most:
             del self._answers[next(iter(self._answers))]
         self._answers[name] = found
 
@@ -91,8 +94,10 @@ class CachingResolver:
     """A resolver that remembers what another one said, and asks it each question once at a time."""
 
     def __init__(self, resolver: Resolver) -> None:
-        self._exchangers = _Memory(resolver.mail_exchangers)
-        self._addresses = _Memory(resolver.addresses)
+        self._exchangers = _Memory(resolver.mail_exchangers, MAX_ANSWERS)
+        self._addresses = _Memory(resolver.addresses, MAX_ANSWERS)
+        self._pointers = _Memory(resolver.pointers, MAX_ANSWERS)
+        self._texts = _Memory(resolver.texts, MAX_TEXT_ANSWERS)
 
     async def mail_exchangers(self, domain: str) -> list[MailExchanger]:
         """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
@@ -101,3 +106,11 @@ class CachingResolver:
     async def addresses(self, host: str) -> list[str]:
         """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
         return await self._addresses.answer(host)
+
+    async def pointers(self, address: str) -> list[str]:
+        """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
+        return await self._pointers.answer(address)
+
+    async def texts(self, name: str) -> list[str]:
+        """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
+        return await self._texts.answer(name)

@@ -8,6 +8,7 @@ Their texts are printable ASCII and fit into a reply.
 
 from collections.abc import Sequence
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import dns.asyncbackend
@@ -32,6 +33,10 @@ TRY_SECONDS = 2.0
 MAX_ALIASES = 8
 #: Records of one answer that are kept, the most preferred first: nobody tries more hosts than this.
 MAX_RECORDS = 100
+#: Names of one address that are kept: RFC 7208 §4.6.4 looks at no more.
+MAX_POINTERS = 10
+#: Octets of all TXT records of a name, together: ten times what large domains have there.
+MAX_TEXT_OCTETS = 16 * 1024
 #: Characters of a name that can be none, in a failure's text: it becomes part of a reply line (RFC 5321 §4.5.3.1.5).
 SHOWN_CHARACTERS = 100
 #: dnspython measures by the wall clock, which may step; our own deadline is the one that counts.
@@ -87,6 +92,28 @@ class DnsResolver:
         if not found:
             _raise_failure(six.failure, four.failure)
         return found
+
+    async def pointers(self, address: str) -> list[str]:
+        """The names of an IP address by its PTR records, `MAX_POINTERS` at most. Raises `ResolutionFailed`,
+        `NameNotFound`."""
+        try:
+            asked = ip_address(address)
+        except ValueError:
+            raise NameNotFound(f"{_shown(address)} is no IP address") from None
+        if asked.is_loopback:
+            return ["localhost"]  # RFC 6761 §6.3 the other way round
+        records = await self._ask(asked.reverse_pointer, dns.rdatatype.PTR)
+        return [_host(record.target) for record in records[:MAX_POINTERS]]
+
+    async def texts(self, name: str) -> list[str]:
+        """The TXT records of a name, the strings of each joined; octets that are no UTF-8 become U+FFFD.
+
+        More than `MAX_TEXT_OCTETS` of them count as a broken answer. Raises `ResolutionFailed`, `NameNotFound`.
+        """
+        records = [b"".join(record.strings) for record in await self._ask(name, dns.rdatatype.TXT)]
+        if sum(map(len, records)) > MAX_TEXT_OCTETS:
+            raise ResolutionFailed(f"DNS gave no usable answer about {name} (TXT): more than {MAX_TEXT_OCTETS} octets")
+        return [record.decode(errors="replace") for record in records[:MAX_RECORDS]]
 
     async def _ask(self, text: str, kind: dns.rdatatype.RdataType) -> list[Any]:
         """The records of one kind. Raises `ResolutionFailed`, `NameNotFound`."""

@@ -6,6 +6,7 @@ Failures raised: `ResolutionFailed` while a name's servers are down, `NameNotFou
 
 import random
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 import trio
 from attrs import frozen
@@ -15,11 +16,16 @@ from elemta.resolver.base import MailExchanger, NameNotFound, ResolutionFailed
 
 @frozen
 class Name:
-    """What DNS holds of one name. Until `failing_until` (virtual seconds) it answers SERVFAIL."""
+    """What DNS holds of one name. Until `failing_until` (virtual seconds) it answers SERVFAIL.
+
+    `pointers` are those of the name under `in-addr.arpa` or `ip6.arpa` that stands for an address.
+    """
 
     exchangers: tuple[MailExchanger, ...] = ()
     addresses: tuple[str, ...] = ()
     failing_until: float = 0.0
+    pointers: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 class ScriptedResolver:
@@ -37,6 +43,14 @@ class ScriptedResolver:
     async def addresses(self, host: str) -> list[str]:
         """The scripted addresses."""
         return list((await self._name(host)).addresses)
+
+    async def pointers(self, address: str) -> list[str]:
+        """The scripted PTR records."""
+        return list((await self._name(ip_address(address).reverse_pointer)).pointers)
+
+    async def texts(self, name: str) -> list[str]:
+        """The scripted TXT records."""
+        return list((await self._name(name)).texts)
 
     async def _name(self, text: str) -> Name:
         await trio.sleep(self._chance.uniform(0, self._seconds))

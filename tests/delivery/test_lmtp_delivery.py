@@ -34,6 +34,12 @@ class Names:
     async def addresses(self, host: str) -> list[str]:
         return self.known
 
+    async def pointers(self, address: str) -> list[str]:
+        raise AssertionError("LMTP asks for no PTR")
+
+    async def texts(self, name: str) -> list[str]:
+        raise AssertionError("LMTP asks for no TXT")
+
 
 async def deliver(host: Host, *recipients: str) -> list[Outcome]:
     async with trio.open_nursery() as nursery:

@@ -54,6 +54,12 @@ class Zone(Resolver):
             return []
         raise NameNotFound(f"the domain {host} does not exist")
 
+    async def pointers(self, address: str) -> list[str]:
+        raise AssertionError("a delivery asks for no PTR")
+
+    async def texts(self, name: str) -> list[str]:
+        raise AssertionError("a delivery asks for no TXT")
+
 
 def _or_raise(found: list[T] | Exception) -> list[T]:
     if isinstance(found, Exception):

@@ -24,6 +24,12 @@ class Names:
             raise self.answer
         return self.answer
 
+    async def pointers(self, address: str) -> list[str]:
+        raise AssertionError("a delivery asks for no PTR")
+
+    async def texts(self, name: str) -> list[str]:
+        raise AssertionError("a delivery asks for no TXT")
+
 
 @pytest.mark.parametrize(
     ("host", "port", "endpoint"),

@@ -35,6 +35,14 @@ class Slow(Resolver):
         await self._think(host)
         return ["192.0.2.1"]
 
+    async def pointers(self, address: str) -> list[str]:
+        await self._think(address)
+        return ["mx.example.com"]
+
+    async def texts(self, name: str) -> list[str]:
+        await self._think(name)
+        return ["v=spf1 -all"]
+
 
 async def test_an_answer_is_kept_for_its_time(autojump_clock: trio.testing.MockClock) -> None:
     behind = Slow()
@@ -48,6 +56,16 @@ async def test_an_answer_is_kept_for_its_time(autojump_clock: trio.testing.MockC
     await trio.sleep(ANSWER_SECONDS)
     await resolver.mail_exchangers("example.com")
     assert behind.asked["example.com"] == 3
+
+
+async def test_each_kind_of_question_has_answers_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    behind = Slow()
+    resolver = CachingResolver(behind)
+    for _ in range(2):
+        assert await resolver.texts("192.0.2.1") == ["v=spf1 -all"]
+        assert await resolver.pointers("192.0.2.1") == ["mx.example.com"]
+        assert await resolver.addresses("192.0.2.1") == ["192.0.2.1"]
+    assert behind.asked["192.0.2.1"] == 3
 
 
 @pytest.mark.parametrize(
@@ -122,3 +140,15 @@ async def test_the_cache_is_bounded(autojump_clock: trio.testing.MockClock, monk
     await resolver.addresses("a")
     assert behind.asked["a"] == 2
     assert set(resolver._addresses._answers) == {"c", "d", "a"}
+
+
+async def test_texts_are_bounded_by_themselves(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MAX_TEXT_ANSWERS", 1)
+    behind = Slow()
+    resolver = CachingResolver(behind)
+    for name in ("a", "b", "a"):
+        await resolver.texts(name)
+        await resolver.pointers(name)
+    assert behind.asked == {"a": 3, "b": 2}

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from elemta.resolver.base import MailExchanger, NameNotFound, ResolutionFailed
-from elemta.resolver.dns import MAX_RECORDS, QUESTION_SECONDS, DnsResolver
+from elemta.resolver.dns import MAX_POINTERS, MAX_RECORDS, MAX_TEXT_OCTETS, QUESTION_SECONDS, DnsResolver
 from elemta.resolver.files import Nameserver
 from elemta.runtime.threads import WorkerThreads
 from tests.resolver.dnsserver import DnsServer, Fault
@@ -276,3 +276,58 @@ async def test_the_name_servers_of_resolv_conf_are_asked(tmp_path: Path) -> None
     with pytest.raises(ResolutionFailed):
         await resolver.mail_exchangers("example.com")
     assert [str(each) for each in resolver._asker.nameservers] == ["Do53:127.0.0.253@53"]
+
+
+async def test_names_of_an_address() -> None:
+    server = DnsServer()
+    server.add("1.2.0.192.in-addr.arpa", "PTR", "MX.example.com.", "b.example.com.")
+    six = "1." + "0." * 23 + "8.b.d.0.1.0.0.2.ip6.arpa"
+    server.add(six, "PTR", "six.example.com.")
+    many = [f"{number}.example.com." for number in range(MAX_POINTERS + 5)]
+    server.add("3.2.0.192.in-addr.arpa", "PTR", *many)
+    async with running(server):
+        resolver = resolver_of(server.nameserver)
+        assert await resolver.pointers("192.0.2.1") == ["mx.example.com", "b.example.com"]
+        assert await resolver.pointers("2001:db8::1") == ["six.example.com"]
+        assert len(await resolver.pointers("192.0.2.3")) == MAX_POINTERS
+        with pytest.raises(NameNotFound):
+            await resolver.pointers("192.0.2.9")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "127.255.0.1"])
+async def test_loopback_addresses_are_never_asked_about(address: str) -> None:
+    server = DnsServer()
+    async with running(server):
+        assert await resolver_of(server.nameserver).pointers(address) == ["localhost"]
+    assert not server.asked
+
+
+async def test_no_address_has_no_name() -> None:
+    server = DnsServer()
+    async with running(server):
+        with pytest.raises(NameNotFound, match="no IP address"):
+            await resolver_of(server.nameserver).pointers("mx.example.com\r\n")
+    assert not server.asked
+
+
+async def test_the_strings_of_a_text_are_joined() -> None:
+    server = DnsServer()
+    server.add("example.com", "TXT", '"v=spf1 " "-all"', '"caf\\195\\169 \\255"')
+    server.add("a.example.com", "A", "192.0.2.1")
+    async with running(server):
+        resolver = resolver_of(server.nameserver)
+        assert await resolver.texts("example.com") == ["v=spf1 -all", "café \ufffd"]
+        assert await resolver.texts("a.example.com") == []
+
+
+async def test_endless_texts_are_a_broken_answer() -> None:
+    server = DnsServer()
+    long = '"' + "x" * 250 + '"'
+    strings = MAX_TEXT_OCTETS // 250 // 4
+    server.add("fits.example", "TXT", *(" ".join([f'"{number}"', *[long] * (strings - 1)]) for number in range(4)))
+    server.add("long.example", "TXT", *(" ".join([f'"{number}"', *[long] * strings]) for number in range(5)))
+    async with running(server):
+        resolver = resolver_of(server.nameserver)
+        assert len(await resolver.texts("fits.example")) == 4
+        with pytest.raises(ResolutionFailed, match="more than"):
+            await resolver.texts("long.example")

@@ -69,6 +69,12 @@ class Book:
     async def mail_exchangers(self, domain: str) -> list[MailExchanger]:
         raise NotImplementedError(domain)
 
+    async def pointers(self, address: str) -> list[str]:
+        raise NotImplementedError(address)
+
+    async def texts(self, name: str) -> list[str]:
+        raise NotImplementedError(name)
+
 
 @define
 class BoardAnswers:
