@@ -49,6 +49,7 @@ PACKAGE_OF_PROGRAM = {
     "caddy": "caddy",
     "curl": "curl",
     "dovecot": "dovecot-lmtpd",
+    "haproxy": "haproxy",
     "named": "bind9",
     "nmap": "nmap",
     "nsenter": "util-linux",

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Callable
 
 from elemta.config.acme_checks import check_acme
-from elemta.config.addresses import DATABASE_SCHEMES, parse_listen_address, parse_network
+from elemta.config.addresses import DATABASE_SCHEMES, Network, parse_listen_address, parse_network
 from elemta.config.auth_checks import check_auth
 from elemta.config.facts import Facts
 from elemta.config.problems import Report
@@ -75,6 +75,36 @@ def _relays(config: Config, report: Report, _: Facts) -> None:
             )
         elif network.prefixlen < _SHORTEST_PREFIX[network.version] and not network.is_private:
             report.warn(path, f"{network} is larger than the network of any one organisation; all of it may relay.")
+
+
+def _proxies(config: Config, report: Report, _: Facts) -> None:
+    relays = [parse_network(text) for text in config.allowed_relays]
+    for index, listener in enumerate(config.listeners):
+        proxies = [parse_network(text) for text in listener.proxy_protocol]
+        path = ("listeners", index, "proxy_protocol")
+        for number, network in enumerate(proxies):
+            if network.prefixlen == 0:
+                report.warn(
+                    (*path, number),
+                    f"{network} is everyone, and whoever sends a PROXY header is whoever it says: a client that may "
+                    "relay, if it likes. Name your proxies.",
+                )
+            elif listener.relay and any(_overlap(network, relay) for relay in relays):
+                report.warn(
+                    (*path, number),
+                    f"{network} is in allowed_relays: where this proxy does not tell the client's address, the client "
+                    "may relay. Name clients there, not proxies.",
+                )
+        if proxies and parse_listen_address(listener.address).path and not any(map(_is_here, proxies)):
+            report.error(path, "whoever connects to a unix socket counts as 127.0.0.1, which is not in the list.")
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
+
+
+def _is_here(network: Network) -> bool:
+    return ipaddress.ip_address("127.0.0.1") in network
 
 
 def _retries(config: Config, report: Report, _: Facts) -> None:
@@ -175,6 +205,7 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_hostname, frozenset({"hostname", "dev_mode"})),
     (_sizes, frozenset({"max_size"})),
     (_relays, frozenset({"allowed_relays"})),
+    (_proxies, frozenset({"listeners", "allowed_relays"})),
     (_retries, frozenset({"retry_schedule", "max_queue_time", "max_retries"})),
     (_listeners, frozenset({"listeners", "listen_addr"})),
     (_web, frozenset({"web"})),

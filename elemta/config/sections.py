@@ -86,6 +86,13 @@ class ListenerSection:
         BareNewlines,
         About("What becomes of a bare CR or LF in a mail: refused, or made a CRLF (for trusted clients alone)."),
     ] = BareNewlines.REFUSE
+    proxy_protocol: Annotated[
+        tuple[Relay, ...],
+        About(
+            "Addresses and networks of proxies, which must send a PROXY header (version 1 or 2) here; all others are "
+            "closed. Empty: clients connect by themselves."
+        ),
+    ] = ()
 
 
 @frozen

@@ -20,6 +20,13 @@ def _address(host: str) -> IPv4Address | IPv6Address:
     return ip_address(host)
 
 
+def _holds(networks: tuple[IpNetwork, ...], host: str) -> bool:
+    if not networks:
+        return False
+    address = _address("127.0.0.1" if host.startswith("/") or not host else host)
+    return any(address in network for network in networks)
+
+
 @frozen
 class InboundOptions:
     """Facts that every session shares. `local_domains` are lower-case A-labels."""
@@ -38,10 +45,7 @@ class InboundOptions:
 
     def may_relay(self, host: str) -> bool:
         """Whether a client at this IP address may relay. A unix peer counts as 127.0.0.1: it is on this machine."""
-        if not self.relays:
-            return False
-        address = _address("127.0.0.1" if host.startswith("/") or not host else host)
-        return any(address in network for network in self.relays)
+        return _holds(self.relays, host)
 
 
 @frozen
@@ -56,3 +60,9 @@ class ListenerOptions:
     tls: TlsMode = TlsMode.NONE
     auth: bool = False
     auth_required: bool = False
+    #: Who must tell whose connection it passes on; without any, clients connect by themselves.
+    proxies: tuple[IpNetwork, ...] = ()
+
+    def believes(self, host: str) -> bool:
+        """Whether a peer at this IP address is a trusted proxy. A unix peer counts as 127.0.0.1."""
+        return _holds(self.proxies, host)

@@ -18,6 +18,7 @@ from elemta.config.tls import TlsMode
 from elemta.inbound.admission import Admission
 from elemta.inbound.encryption import NOT_NOW, may_begin
 from elemta.inbound.options import ListenerOptions
+from elemta.inbound.proxied import ProxyDoor
 from elemta.inbound.session import SHUTTING_DOWN, Session
 from elemta.inbound.transaction import Services
 from elemta.mail.reply import Reply
@@ -58,6 +59,7 @@ class InboundService:
         self._services = services
         self._bound = bound
         self._admission = Admission(services.options.limits)
+        self._proxies = ProxyDoor(services.log, services.metrics)
         self._sessions: set[Session] = set()
         self._accepting = trio.CancelScope()
         self._serving: trio.Nursery | None = None
@@ -160,6 +162,12 @@ class InboundService:
                 continue
             except trio.ClosedResourceError:
                 return
+            if options.proxies:
+                if self._proxies.admit(stream, options):
+                    sessions.start_soon(self._serve_proxied, stream, options, smtp_options, sessions)
+                else:
+                    await trio.lowlevel.checkpoint()  # as below
+                continue
             reply = self._judge(stream.peer.host, options)
             if reply is None:
                 sessions.start_soon(self._serve, stream, options, smtp_options)
@@ -167,6 +175,19 @@ class InboundService:
                 self._refuse(stream, reply, options, sessions)
                 # A flood that is refused at once comes again at once, and would leave nobody else a turn.
                 await trio.lowlevel.checkpoint()
+
+    async def _serve_proxied(
+        self, stream: Stream, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
+    ) -> None:
+        """Serve the client behind a proxy. Whatever counts addresses counts the client's, so the header comes first."""
+        proxied = await self._proxies.receive(stream, options)
+        if proxied is None:
+            return
+        reply = self._judge(proxied.peer.host, options)
+        if reply is None:
+            await self._serve(proxied, options, smtp_options)
+        else:
+            self._refuse(proxied, reply, options, sessions)
 
     def _judge(self, host: str, options: ListenerOptions) -> Reply | None:
         """Why a client is not served now; None for one that is, and counts."""

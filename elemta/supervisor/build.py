@@ -115,6 +115,7 @@ def _listener_options(section: ListenerSection) -> ListenerOptions:
         tls=section.tls,
         auth=section.auth,
         auth_required=section.auth_required,
+        proxies=tuple(ip_network(text) for text in section.proxy_protocol),
     )
 
 
