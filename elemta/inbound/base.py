@@ -8,6 +8,7 @@ from typing import Protocol
 from elemta.mail.address import Address
 from elemta.queue.submission import Submission
 from elemta.storage.base import ContentWriter
+from elemta.storage.records import ContentRef
 
 
 class Queue(Protocol):
@@ -19,6 +20,10 @@ class Queue(Protocol):
 
     async def stage(self) -> ContentWriter:
         """Begin to stage large content. Raises `StoreUnavailable`, `StoreFull`."""
+        ...
+
+    async def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        """At most `limit` octets of staged content. Raises `ContentMissing`, `StoreUnavailable`."""
         ...
 
 

@@ -6,6 +6,7 @@ Failures raised: none but defects.
 """
 
 import base64
+from collections.abc import Awaitable, Callable
 
 from elemta.auth.attempt import Attempt
 from elemta.auth.authenticator import Authenticator
@@ -28,11 +29,28 @@ NOT_YOUR_ADDRESS = Reply(553, "5.7.1", "sender address not owned by the user who
 class Login:
     """AUTH of one session, on a listener that has it."""
 
-    __slots__ = ("_attempt", "_authenticator", "_facts", "_granted", "_mechanism", "_smtp", "claimed", "failures")
+    __slots__ = (
+        "_approve",
+        "_attempt",
+        "_authenticator",
+        "_facts",
+        "_granted",
+        "_mechanism",
+        "_smtp",
+        "claimed",
+        "failures",
+    )
 
-    def __init__(self, authenticator: Authenticator, smtp: ServerConnection) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        smtp: ServerConnection,
+        approve: Callable[[str], Awaitable[Reply | None]] | None = None,
+    ) -> None:
+        """`approve` is asked about a user whose password is right, and gives a refusal or None."""
         self._authenticator = authenticator
         self._smtp = smtp
+        self._approve = approve
         self._facts = ClientFacts("")
         self._attempt: Attempt | None = None
         self._mechanism = ""
@@ -74,17 +92,21 @@ class Login:
                 self._smtp.reply(Reply(334, "", base64.b64encode(data).decode()))
                 return None
             case Granted():
-                self._grant(answer)
-                return None
+                return await self._grant(answer)
             case Denied():
                 return self._deny(attempt, answer)
 
-    def _grant(self, granted: Granted) -> None:
+    async def _grant(self, granted: Granted) -> Reply | None:
         self._attempt = None
+        refusal = None if self._approve is None else await self._approve(granted.user)
+        if refusal is not None:
+            self._smtp.reply(refusal)
+            return refusal
         self._granted = granted
         self._authenticator.metrics.auth_successes.labels(mechanism=self._mechanism).inc()
         self._smtp.set_authenticated(granted.user)
         self._smtp.reply(WELCOME)
+        return None
 
     def _deny(self, attempt: Attempt, denied: Denied) -> Reply:
         self._attempt = None

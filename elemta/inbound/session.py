@@ -17,11 +17,14 @@ from elemta.inbound import encryption, policy
 from elemta.inbound.debug import DebugContext
 from elemta.inbound.login import Login
 from elemta.inbound.options import ListenerOptions
+from elemta.inbound.plugged import PluggedMail, PluggedSession
 from elemta.inbound.transaction import Services, Transaction
 from elemta.mail.address import Address
+from elemta.mail.envelope import Recipient
 from elemta.mail.reply import Reply
 from elemta.mail.trace import protocol_name
 from elemta.net.base import RECEIVE_OCTETS, Stream
+from elemta.plugins.api import Stage
 from elemta.runtime.watch import DeadlineWatch
 from elemta.smtp.events import (
     NEED_DATA,
@@ -89,6 +92,7 @@ class Session:
         "_listener",
         "_login",
         "_origin",
+        "_plugged",
         "_scope",
         "_sending",
         "_services",
@@ -123,8 +127,9 @@ class Session:
         self._services = services
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
+        self._plugged = self._plug(stream, listener)
         login = services.login if listener.auth else None
-        self._login = None if login is None else Login(login, self._smtp)
+        self._login = None if login is None else Login(login, self._smtp, self._approve if self._plugged else None)
         self._trusted = options.dev_mode or (listener.relay and options.may_relay(stream.peer.host))
         self._transaction: Transaction | None = None
         self._debug: DebugContext | None = None
@@ -151,6 +156,15 @@ class Session:
         #: What is known of the encryption; None in the clear.
         self.tls: TlsFacts | None = None
 
+    def _plug(self, stream: Stream, listener: ListenerOptions) -> PluggedSession | None:
+        plugins = self._services.plugins
+        if plugins is None:
+            return None
+        session_id = self._services.runtime.ids.new_id()
+        return PluggedSession(
+            plugins, session_id, client=stream.peer, local=stream.local, listener=listener.name or listener.address
+        )
+
     async def run(self) -> None:
         """Drive the session to its end. Nothing of the connection's own is raised; a defect of ours passes."""
         in_order = False
@@ -176,6 +190,8 @@ class Session:
                 with trio.move_on_after(FAREWELL_SECONDS, shield=True):
                     await self._break_off()
             self.stream.abort()
+            if self._plugged is not None:
+                await self._plugged.end()
 
     async def _break_off(self) -> None:
         if self.cause == "defect":
@@ -214,7 +230,7 @@ class Session:
         smtp = self._smtp
         if self._listener.tls is TlsMode.IMPLICIT:  # the service has asked whether it may begin
             await self._shake_hands()
-        smtp.greet(Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
+        smtp.greet(await self._unwelcome() or Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
         while True:
             event = smtp.next_event()
             if event is NEED_DATA:
@@ -277,7 +293,7 @@ class Session:
         smtp = self._smtp
         match event:
             case MailFrom():
-                self._sender(event)
+                await self._sender(event)
             case DataStart(chunked):
                 self._begin_content()
                 smtp.reply(CHUNK_OK if chunked else GO_AHEAD)
@@ -286,7 +302,7 @@ class Session:
                 await self._end_transaction()
                 if self._login is not None:
                     self._login.offer(self.stream, self.tls)
-                smtp.reply(HELLO_OK)
+                smtp.reply(await self._refusal(Stage.HELO) or HELLO_OK)
             case ContentRefused(reply):
                 self._finish(reply)
                 await self._end_transaction()
@@ -302,6 +318,44 @@ class Session:
                 await self._log_in(event)
             case _:
                 await self._end_transaction()
+
+    async def _unwelcome(self) -> Reply | None:
+        """Why the client is not greeted; None when it is."""
+        plugged = self._plugged
+        if plugged is None:
+            return None
+        self._know()
+        self.due = inf  # each plugin has a deadline of its own
+        refusal = await plugged.greeting()
+        if refusal is not None:
+            self._count_refusal(refusal)
+        return refusal
+
+    def _know(self) -> None:
+        """Tell the plugins' view of the session what has become known."""
+        if self._plugged is not None:
+            user = self._smtp.authenticated_user or ""
+            self._plugged.know(tls=self.tls, helo=self.helo, user=user, may_relay=self._may_relay)
+
+    async def _refusal(self, stage: Stage) -> Reply | None:
+        """Why plugins let the client not go on; None when they do."""
+        plugged = self._plugged
+        if plugged is None:
+            return None
+        self._know()
+        self.due = inf
+        refusal = await plugged.refusal(stage)
+        if refusal is not None:
+            self._count_refusal(refusal)
+        return refusal
+
+    async def _approve(self, user: str) -> Reply | None:
+        """Ask the plugins about a user whose password is right; before the client knows."""
+        plugged = self._plugged
+        assert plugged is not None
+        plugged.know(helo=self.helo, tls=self.tls, user=user, may_relay=True)
+        self.due = inf
+        return await plugged.refusal(Stage.AUTH)
 
     async def _start_tls(self) -> None:
         await self._end_transaction()
@@ -334,19 +388,25 @@ class Session:
         if refusal is not None:
             self._count_refusal(refusal)
 
-    def _sender(self, event: MailFrom) -> None:
+    async def _sender(self, event: MailFrom) -> None:
         refusal = None if self._login is None else self._login.refusal_of(event.reverse_path)
         if refusal is None:
-            self._begin_transaction(event)
+            transaction = self._begin_transaction(event)
+            if transaction.plugged is not None:
+                self.due = inf
+                refusal = await transaction.plugged.refusal(Stage.MAIL_FROM)
+        if refusal is None:
+            self._smtp.reply(policy.SENDER_OK)
         else:
+            await self._end_transaction()
             self._count_refusal(refusal)
-        self._smtp.reply(refusal or policy.SENDER_OK)
+            self._smtp.reply(refusal)
 
     @property
     def _may_relay(self) -> bool:
         return self._trusted or self._smtp.authenticated_user is not None
 
-    def _begin_transaction(self, event: MailFrom) -> None:
+    def _begin_transaction(self, event: MailFrom) -> Transaction:
         smtp = self._smtp
         user = smtp.authenticated_user or ""
         protocol = protocol_name(
@@ -355,7 +415,12 @@ class Session:
         origin = self._origin
         if origin is None or (origin.protocol, origin.helo, origin.user) != (protocol, self.helo, user):
             origin = self._origin = Origin(self.client, self.helo, self._listener.name, user, protocol)
-        self._transaction = Transaction(self._services, event, origin, self.stream.peer.host, tls=self.tls)
+        host = self.stream.peer.host
+        transaction = self._transaction = Transaction(self._services, event, origin, host, tls=self.tls)
+        if self._plugged is not None:
+            self._know()
+            transaction.plugged = self._plugged.mail(transaction.id, event.reverse_path, event.size)
+        return transaction
 
     async def _recipient(self, event: RcptTo) -> Reply:
         options = self._services.options
@@ -370,8 +435,19 @@ class Session:
             self._count_refusal(reply)
         elif self._transaction is not None:
             complete = recipient if address is recipient.address else evolve(recipient, address=address)
-            self._transaction.recipients.append(complete)
+            return await self._take(self._transaction, complete) or reply
         return reply
+
+    async def _take(self, transaction: Transaction, recipient: Recipient) -> Reply | None:
+        """Add a recipient; why not, when a plugin refuses it."""
+        if transaction.plugged is not None:
+            self.due = inf
+            refusal = await transaction.plugged.refusal(Stage.RCPT_TO, recipient)
+            if refusal is not None:
+                self._count_refusal(refusal)
+                return refusal
+        transaction.add_recipient(recipient)
+        return None
 
     async def _look_up(self, address: Address) -> Reply:
         try:
@@ -406,6 +482,8 @@ class Session:
         assert transaction is not None
         self._waiting = _ANSWER
         self._wait_for_store()
+        if transaction.plugged is not None:
+            self.due = inf  # each plugin has a deadline of its own, and so has the store
         reply = await transaction.submit(event, self._listener, trusted=self._may_relay)
         self._finish(reply)
         if reply.code == 250:
@@ -413,6 +491,14 @@ class Session:
         else:
             await self._end_transaction()
         self._smtp.reply(reply)
+        if transaction.plugged is not None and reply.code == 250:
+            await self._tell_queued(transaction.plugged)
+
+    async def _tell_queued(self, plugged: PluggedMail) -> None:
+        if plugged.has(Stage.QUEUED):
+            await self._send()  # the client need not wait for it
+            await plugged.queued()
+        plugged.close()
 
     def _finish(self, reply: Reply) -> None:
         """Note how a mail ended: a line for each one taken; refused ones are counted, or an attack fills the log."""
@@ -432,6 +518,7 @@ class Session:
             recipients=len(transaction.recipients),
             size=transaction.content.size,
             **user,
+            **transaction.plugin_facts,
         )
 
     def login_facts(self) -> dict[str, str | int]:

@@ -4,18 +4,23 @@ What is not here: the dialogue (`inbound.session`), or what the queue does with 
 RFC 5321 §3.3 is the procedure. Every reply after the content is decided here: 250 only once the mail is durable.
 """
 
-from attrs import frozen
+from attrs import evolve, frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.auth.authenticator import Authenticator
 from elemta.inbound.base import Queue, Recipients
 from elemta.inbound.gather import Gathering
 from elemta.inbound.options import InboundOptions, ListenerOptions
+from elemta.inbound.plugged import PluggedMail, Plugins
+from elemta.inbound.rewrite import Octets, reader_of, rewritten
 from elemta.mail.envelope import Envelope, Priority, Recipient
 from elemta.mail.headers import HeaderFault, count_field, header_block, header_end, header_fault
 from elemta.mail.reply import Reply
 from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
+from elemta.plugins.api import Stage
+from elemta.plugins.costs import slow
+from elemta.plugins.verdicts import Discard, Quarantine
 from elemta.queue.priority import combine
 from elemta.queue.submission import Submission, SubmissionTimeout
 from elemta.runtime.budget import ByteBudget
@@ -46,6 +51,8 @@ class Services:
     tls: ServerTls | None = None
     #: None where no listener has AUTH.
     login: Authenticator | None = None
+    #: None without any.
+    plugins: Plugins | None = None
 
 
 class Transaction:
@@ -65,6 +72,8 @@ class Transaction:
         #: What went wrong while storing, for the log; the client only learns that it was our side.
         self.error = ""
         self._failure: Reply | None = None
+        #: What plugins see of it; None without plugins.
+        self.plugged: PluggedMail | None = None
 
     @property
     def sender(self) -> str:
@@ -80,6 +89,25 @@ class Transaction:
     def client(self) -> str:
         """The client's address and port."""
         return self._origin.client
+
+    def add_recipient(self, recipient: Recipient) -> None:
+        """The client named one that was taken."""
+        self.recipients.append(recipient)
+        if self.plugged is not None:
+            self.plugged.in_hand.add_recipient(recipient)
+
+    @property
+    def plugin_facts(self) -> dict[str, object]:
+        """What the log line of the mail says of plugins: who was slow, and what they decided at its end."""
+        plugged = self.plugged
+        if plugged is None:
+            return {}
+        facts: dict[str, object] = {}
+        if late := slow(plugged.costs):
+            facts["slow_plugins"] = late
+        if plugged.fate is not None:
+            facts["fate"] = f"{type(plugged.fate).__name__.lower()}: {plugged.fate.reason}"
+        return facts
 
     def begin_content(self) -> None:
         """Put our trace field before the content, RFC 5321 §4.4."""
@@ -116,33 +144,89 @@ class Transaction:
         """Hand the whole mail to the queue; the reply for the client. Never raises but for cancellation."""
         if self._failure is not None:
             return self._failure
-        options = self._services.options
         try:
-            staged, octets = await self.content.whole()
-            head = self.content.head
-            if octets is None and header_end(head) < 0:
-                return Reply(552, "5.3.4", HeaderFault.TOO_LARGE.value)
-            header = header_block(head)
-            refusal = self._header_refusal(header)
-            if refusal is not None:
-                return refusal
-            submission = Submission(
-                id=self.id,
-                envelope=self._envelope(),
-                ref=ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header), self.content.digest),
-                content=octets,
-                priority=self._priority(listener, trusted),
-                origin=self._origin,
-            )
-            await self._services.queue.submit(submission, timeout=options.timeouts.commit_timeout)
+            return await self._submit(end, listener, trusted)
         except StoreFull as error:
             return self._refuse(FULL, error)
         except (StoreUnavailable, SubmissionTimeout) as error:
             return self._refuse(UNAVAILABLE, error)
+
+    async def _submit(self, end: ContentEnd, listener: ListenerOptions, trusted: bool) -> Reply:
+        """As `submit`. Raises `StoreUnavailable`, `SubmissionTimeout`."""
+        services = self._services
+        staged, octets = await self.content.whole()
+        head = self.content.head
+        if octets is None and header_end(head) < 0:
+            return Reply(552, "5.3.4", HeaderFault.TOO_LARGE.value)
+        header = header_block(head)
+        refusal = self._header_refusal(header)
+        if refusal is not None:
+            return refusal
+        ref = ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header), self.content.digest)
+        submission = Submission(
+            id=self.id,
+            envelope=self._envelope(),
+            ref=ref,
+            content=octets,
+            priority=self._priority(listener, trusted),
+            origin=self._origin,
+        )
+        if self.plugged is not None:
+            judged = await self._judged(self.plugged, submission, header)
+            if isinstance(judged, Reply):
+                return judged
+            submission = judged
+        await services.queue.submit(submission, timeout=services.options.timeouts.commit_timeout)
         self.content.release()
-        self._services.metrics.messages_received.inc()
-        self._services.metrics.message_size.observe(self.content.size)
+        services.metrics.messages_received.inc()
+        services.metrics.message_size.observe(submission.ref.size)
+        return self._taken()
+
+    def _taken(self) -> Reply:
         return Reply(250, "2.0.0", f"ok, queued as {self.id}")
+
+    async def _judged(self, plugged: PluggedMail, submission: Submission, header: bytes) -> Submission | Reply:
+        """The mail as plugins left it, or what the client hears when it does not come into the queue.
+
+        Raises `StoreUnavailable`.
+        """
+        in_hand, ref = plugged.in_hand, submission.ref
+        in_hand.header_came(header)
+        refusal = await plugged.refusal(Stage.DATA_HEADERS)
+        if refusal is not None:
+            return refusal
+        read = reader_of(self._services.queue, Octets(ref, submission.content))
+        in_hand.content_came(read, header_octets=ref.header_octets, size=ref.size)
+        refusal = await plugged.refusal(Stage.DATA_COMPLETE)
+        if refusal is not None:
+            return refusal
+        if isinstance(plugged.fate, Discard) or not in_hand.recipients:
+            return await self._thrown_away(plugged)
+        octets = Octets(ref, submission.content)
+        if in_hand.is_changed:
+            octets = await rewritten(self._services.queue, octets, in_hand)
+            await self.content.abandon()  # what a plugin changed replaces it
+        return self._with_changes(plugged, submission, octets)
+
+    def _with_changes(self, plugged: PluggedMail, submission: Submission, octets: Octets) -> Submission:
+        in_hand, held = plugged.in_hand, plugged.fate
+        envelope = evolve(submission.envelope, reverse_path=in_hand.sender, recipients=tuple(in_hand.recipients))
+        return evolve(
+            submission,
+            envelope=envelope,
+            ref=octets.ref,
+            content=octets.content,
+            priority=submission.priority if in_hand.priority is None else in_hand.priority,
+            held=held.reason if isinstance(held, Quarantine) else "",
+            annotations=plugged.annotations,
+        )
+
+    async def _thrown_away(self, plugged: PluggedMail) -> Reply:
+        """Answer 250 for a mail that a plugin discards."""
+        if plugged.fate is None:
+            plugged.fate = Discard("no recipient is left")
+        await self.content.abandon()
+        return self._taken()
 
     def _header_refusal(self, header: bytes) -> Reply | None:
         """Why the header cannot be taken."""
@@ -173,4 +257,6 @@ class Transaction:
 
     async def abandon(self) -> None:
         """Forget the mail: nothing of it was acknowledged."""
+        if self.plugged is not None:
+            self.plugged.close()
         await self.content.abandon()

@@ -22,6 +22,7 @@ class Metrics:
         self._logins()
         self._mails()
         self._deliveries()
+        self._plugins()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -76,6 +77,15 @@ class Metrics:
             "elemta_queue_oldest_due_seconds", "How long the longest due mail waits", registry=self.registry
         )
         self.uncertain = self._counter("elemta_delivery_uncertain_total", "Attempts whose outcome was never learnt")
+
+    def _plugins(self) -> None:
+        self.plugin_seconds = self._counter("elemta_plugin_seconds_total", "Time that plugins took", ("plugin",))
+        self.plugin_verdicts = self._counter(
+            "elemta_plugin_verdicts_total", "What plugins decided, but for going on", ("plugin", "verdict")
+        )
+        self.plugin_failures = self._counter(
+            "elemta_plugin_failures_total", "Calls that raised, took too long, or answered nonsense", ("plugin",)
+        )
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

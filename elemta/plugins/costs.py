@@ -30,9 +30,11 @@ class Cost:
 class Ledger:
     """The costs of one session or one mail, by plugin, in the order of their first call."""
 
-    __slots__ = ("costs", "score")
+    __slots__ = ("asked", "costs", "score")
 
     def __init__(self, score: float = 0.0) -> None:
+        #: The plugin that is being asked, or was last.
+        self.asked = ""
         self.costs: dict[str, Cost] = {}
         self.score = score
 

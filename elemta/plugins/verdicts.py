@@ -187,7 +187,7 @@ CONTINUE = Continue()
 
 @frozen
 class Reject:
-    """Refuse for good. A `code` of 554 at `on_connect`, or 521, 556 and 421 anywhere, ends the session as well."""
+    """Refuse for good. At `on_connect` the client hears 554 (RFC 5321 §3.1), and nothing more."""
 
     text: str = field(default="refused by policy", converter=_text)
     code: int = 550
@@ -205,7 +205,7 @@ class Reject:
 
 @frozen
 class Defer:
-    """Refuse for now: the client may come again. A `code` of 421 ends the session as well."""
+    """Refuse for now: the client may come again. A `code` of 421 ends the session as well, and at `on_connect` any."""
 
     text: str = field(default="not now, try again later", converter=_text)
     code: int = 451

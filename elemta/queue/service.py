@@ -118,6 +118,10 @@ class QueueService:
         """Begin to stage large content. Raises `StoreUnavailable`, `StoreFull`."""
         return await self._store.stage()
 
+    async def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        """At most `limit` octets of content that is staged. Raises `ContentMissing`, `StoreUnavailable`."""
+        return await self._store.read(ref, offset, limit)
+
     async def submit(self, submission: Submission, *, timeout: float) -> None:  # noqa: ASYNC109  # a scope costs 12 µs
         """Take a mail; it is durable when this returns. `timeout` in seconds.
 
@@ -134,6 +138,8 @@ class QueueService:
             for mail in mails:
                 dispatcher.cancel(mail)
             raise
+        if submission.held:
+            return
         for mail, result in zip(mails, results, strict=True):
             dispatcher.offer(mail, submission.content, token=None if result is Result.FENCED else token)
 
@@ -160,7 +166,8 @@ class QueueService:
     ) -> QueuedMail:
         # Ours from the first moment where there is room to try it at once; anybody's otherwise.
         priority = first_spoken(submission.priority, self._delivery.priority_for(envelope.recipients[0].address))
-        room = self._dispatcher.reserve(priority, destination)
+        held = submission.held
+        room = Room.NONE if held else self._dispatcher.reserve(priority, destination)
         return QueuedMail(
             id=queue_id,
             origin_id=submission.id,
@@ -174,7 +181,10 @@ class QueueService:
             priority=priority,
             owner="" if room is Room.NONE else self._options.node,
             attempting_since=now if room is Room.TASK else None,
+            state=QueueState.HELD if held else QueueState.ACTIVE,
+            reason=held,
             origin=submission.origin,
+            annotations=submission.annotations,
         )
 
     # ---- for operators ---------------------------------------------------------------------------

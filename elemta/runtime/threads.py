@@ -23,6 +23,13 @@ class Threads(Protocol):
         """
         ...
 
+    async def run_abandonable(
+        self, limiter: trio.CapacityLimiter, function: Callable[[*Ts], object], *args: *Ts
+    ) -> object:
+        """As `run`, for code that is not ours: cancelled, the thread is left to itself, and keeps its place in
+        `limiter` until it is done."""
+        ...
+
 
 class WorkerThreads:
     """Trio's worker threads: about 100 µs a hop, so hop once a batch."""
@@ -30,6 +37,12 @@ class WorkerThreads:
     async def run(self, limiter: trio.CapacityLimiter | None, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call `function(*args)` in a worker thread, to its end even when the caller is cancelled."""
         return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+
+    async def run_abandonable(
+        self, limiter: trio.CapacityLimiter, function: Callable[[*Ts], object], *args: *Ts
+    ) -> object:
+        """Call `function(*args)` in a worker thread, which outlives a cancelled caller."""
+        return await trio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
 
 
 class InlineThreads:
@@ -41,3 +54,9 @@ class InlineThreads:
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.checkpoint()
             return function(*args)
+
+    async def run_abandonable(
+        self, limiter: trio.CapacityLimiter, function: Callable[[*Ts], object], *args: *Ts
+    ) -> object:
+        """As `run`: what is called inline cannot be left to itself."""
+        return await self.run(limiter, function, *args)

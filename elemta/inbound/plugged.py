@@ -1,0 +1,143 @@
+"""What plugins are asked in a session, and what their verdicts mean for it.
+
+What is not here: calling them (`plugins.chain`), or writing down a changed mail (`inbound.rewrite`). A session without
+plugins has none of this. Verdicts become replies; Discard and Quarantine wait for the end of the mail.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+from attrs import evolve, frozen
+
+from elemta.mail.address import Address
+from elemta.mail.envelope import Recipient
+from elemta.mail.reply import Reply
+from elemta.net.base import Endpoint
+from elemta.plugins.api import Stage
+from elemta.plugins.chain import Chain
+from elemta.plugins.costs import COSTS_KEY, Cost, Ledger, kept, merged
+from elemta.plugins.mail import MailInHand, SessionFacts
+from elemta.plugins.tasks import TaskKeeper, TasksOfMail
+from elemta.plugins.verdicts import Change, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.tls.stream import TlsFacts
+
+#: Seconds that plugins have in all when a session has ended: nobody waits for them but the drain.
+GOODBYE_SECONDS: Final = 5.0
+
+
+@frozen
+class Plugins:
+    """The plugins of a server, as its sessions use them. `routes` are the names of routes."""
+
+    chain: Chain
+    keeper: TaskKeeper
+    routes: frozenset[str] = frozenset()
+
+
+class PluggedSession:
+    """One session's side of it."""
+
+    __slots__ = ("_plugins", "facts")
+
+    def __init__(self, plugins: Plugins, session_id: str, *, client: Endpoint, local: Endpoint, listener: str) -> None:
+        self._plugins = plugins
+        self.facts = SessionFacts(session_id, client, local, listener)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What plugins cost the session, its mails apart."""
+        return self.facts.ledger
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """There is no mail to change. Raises `ValueError`."""
+        raise ValueError("there is no mail yet that could be changed")
+
+    def know(self, *, helo: str, tls: TlsFacts | None, user: str, may_relay: bool) -> None:
+        """What has become known of the client."""
+        version, cipher = ("", "") if tls is None else (tls.version, tls.cipher)
+        self.facts = evolve(self.facts, helo=helo, tls=version, cipher=cipher, user=user, may_relay=may_relay)
+
+    async def refusal(self, stage: Stage) -> Reply | None:
+        """Why the client may not go on; None when it may."""
+        chain = self._plugins.chain
+        if not chain.has(stage):
+            return None
+        return reply_of(await chain.ask(stage, self, self.facts))
+
+    async def greeting(self) -> Reply | None:
+        """What the client hears in place of the greeting, RFC 5321 §3.1: 554, or 421 for now."""
+        refusal = await self.refusal(Stage.CONNECT)
+        if refusal is None or refusal.code in (421, 554):
+            return refusal
+        return evolve(refusal, code=421 if refusal.is_transient else 554)
+
+    def mail(self, queue_id: str, sender: Address | None, declared_size: int | None) -> "PluggedMail":
+        """A mail begins."""
+        return PluggedMail(self._plugins, queue_id, self.facts, sender, declared_size)
+
+    async def end(self) -> None:
+        """The session is over."""
+        chain = self._plugins.chain
+        if chain.has(Stage.DISCONNECT):
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+                await chain.tell(Stage.DISCONNECT, self, self.facts)
+        chain.note_seconds(self.ledger)
+
+
+class PluggedMail:
+    """One mail's side of it. `close` must be called when the mail is queued or refused."""
+
+    __slots__ = ("_chain", "_tasks", "fate", "in_hand")
+
+    def __init__(
+        self, plugins: Plugins, queue_id: str, facts: SessionFacts, sender: Address | None, declared_size: int | None
+    ) -> None:
+        self._chain = plugins.chain
+        self._tasks = TasksOfMail(plugins.keeper)
+        self.in_hand = MailInHand(
+            queue_id, facts, sender, declared_size=declared_size, routes=plugins.routes, spawn=self._spawn
+        )
+        #: What becomes of the mail at its end, when a plugin decided that before.
+        self.fate: Discard | Quarantine | None = None
+
+    def _spawn(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        self._tasks.start(self.in_hand.ledger.asked, function, *arguments)
+
+    def has(self, stage: Stage) -> bool:
+        """Whether any plugin is to be asked there."""
+        return self._chain.has(stage)
+
+    async def refusal(self, stage: Stage, recipient: Recipient | None = None) -> Reply | None:
+        """Why the mail (or this recipient) is not taken; None when it is."""
+        if not self._chain.has(stage) or isinstance(self.fate, Discard):
+            return None
+        more = () if recipient is None else (recipient,)
+        verdict = await self._chain.ask(stage, self.in_hand, self.in_hand, *more)
+        if isinstance(verdict, Discard) or (isinstance(verdict, Quarantine) and self.fate is None):
+            self.fate = verdict
+        return reply_of(verdict)
+
+    async def queued(self) -> None:
+        """The mail is durable."""
+        await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """What plugins cost it and its session so far, by plugin."""
+        return merged(self.in_hand.session.ledger, self.in_hand.ledger)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What is kept with the mail: the plugins' words about it, and what they cost."""
+        return {**self.in_hand.annotations, COSTS_KEY: kept(self.costs)}
+
+    def close(self) -> None:
+        """End its tasks, note what it cost."""
+        self._tasks.close()
+        self._chain.note_seconds(self.in_hand.ledger)
+
+
+def reply_of(verdict: Verdict) -> Reply | None:
+    """What the client hears of a verdict at once."""
+    return verdict.reply if isinstance(verdict, Reject | Defer) else None

@@ -1,0 +1,297 @@
+"""Asks the plugins of a stage, one after the other, and contains each of them.
+
+A call has a deadline; what it raises, answers late or answers wrongly becomes the policy that the plugin, or the
+configuration, declares (`OnError`); one that keeps failing is left alone for a while. What is not here: what the server
+does with a verdict (`inbound.plugged`, `queue`), how plugins are found (`plugins.loader`).
+
+One cancel scope for all calls of a stage, as long as none overran (one a call would cost 6 to 12 µs), and a deadline
+that is a plain number: one task looks after all of them, as `inbound.session` does it. A plugin that swallows its
+cancellation keeps its own session, and nothing else, until it ends by itself; the log names it.
+Failures raised: none of a plugin's; cancellation passes.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
+from typing import Any, Final, Protocol
+
+import trio
+from attrs import field, frozen
+from structlog.typing import FilteringBoundLogger
+
+from elemta.observe.metrics import Metrics
+from elemta.plugins.api import OnError, Plugin, Stage
+from elemta.plugins.breaker import REST_SECONDS, Breaker
+from elemta.plugins.containment import to_pass
+from elemta.plugins.costs import Ledger
+from elemta.plugins.verdicts import CONTINUE, Change, Continue, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.runtime.watch import DeadlineWatch
+
+#: Seconds between two looks at the deadlines: so late a call may be ended, of the seconds it was given.
+DEADLINE_REST_SECONDS: Final = 0.1
+#: Seconds beyond its deadline after which a call that cannot be ended is told of.
+STUCK_SECONDS: Final = 10.0
+#: Threads of one plugin that is declared `blocking`.
+BLOCKING_THREADS: Final = 4
+#: Characters of an error in the log.
+_ERROR_CHARACTERS: Final = 500
+
+_NOT_NOW = Defer("a filter of this server fails, try again later", 451, "4.3.0")
+_NOT_EVER = Reject("a filter of this server fails, and nothing passes without it", 550, "5.3.0")
+_POLICY: Final[Mapping[OnError, Verdict]] = {
+    OnError.ACCEPT: CONTINUE,
+    OnError.DEFER: _NOT_NOW,
+    OnError.REJECT: _NOT_EVER,
+}
+
+_SESSION_VERDICTS: Final = frozenset({Continue, Reject, Defer})
+_MAIL_VERDICTS: Final = frozenset({Continue, Reject, Defer, Discard, Quarantine})
+#: What may be answered at a stage; nothing is expected at the stages that are not here.
+VERDICTS: Final[Mapping[Stage, frozenset[type]]] = {
+    Stage.CONNECT: _SESSION_VERDICTS,
+    Stage.HELO: _SESSION_VERDICTS,
+    Stage.AUTH: _SESSION_VERDICTS,
+    Stage.MAIL_FROM: _MAIL_VERDICTS,
+    Stage.RCPT_TO: _MAIL_VERDICTS,
+    Stage.DATA_HEADERS: _MAIL_VERDICTS,
+    Stage.DATA_COMPLETE: _MAIL_VERDICTS,
+    Stage.PRE_DELIVERY: frozenset({Continue, Reject, Defer, Quarantine}),
+}
+_NAMES: Final[Mapping[type, str]] = {one: one.__name__.lower() for one in _MAIL_VERDICTS}
+
+
+class Subject(Protocol):
+    """What plugins are asked about: keeps what they cost, takes their changes."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What they cost."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make their changes. Raises `ValueError`."""
+        ...
+
+
+@frozen(eq=False)
+class Member:
+    """One plugin of the chain, with what the configuration says of it."""
+
+    name: str
+    plugin: Plugin
+    priority: int
+    deadline: float
+    on_error: OnError
+    breaker: Breaker = field(factory=Breaker)
+
+
+@frozen(eq=False)
+class _Hook:
+    member: Member
+    stage: Stage
+    call: Callable[..., Awaitable[object]]
+
+
+class _Run:
+    """One stage of one session, mail or delivery, while its plugins are asked."""
+
+    __slots__ = ("due", "hook", "scope", "started", "stuck_at")
+
+    def __init__(self) -> None:
+        self.scope: trio.CancelScope
+        self.due = inf
+        self.stuck_at = inf
+        self.started = 0.0
+        self.hook: _Hook | None = None
+
+
+class Chain:
+    """The plugins of a server in the order of their priorities, the highest first, then as they are configured."""
+
+    def __init__(self, members: Sequence[Member], *, log: FilteringBoundLogger, metrics: Metrics) -> None:
+        self.members = sorted(members, key=lambda member: -member.priority)
+        self._log = log
+        self._metrics = metrics
+        self._hooks = {stage: tuple(_hooks(self.members, stage)) for stage in Stage}
+        self._runs: set[_Run] = set()
+        self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
+
+    def has(self, stage: Stage) -> bool:
+        """Whether any plugin wants to be asked there: otherwise nothing need be prepared for it."""
+        return bool(self._hooks[stage])
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after the deadlines until cancelled."""
+        task_status.started()
+        await self._watch.run()
+
+    def _end_overdue(self, now: float) -> float:
+        earliest = inf
+        for run in self._runs:
+            if run.due <= now:
+                run.due = inf
+                run.stuck_at = now + STUCK_SECONDS
+                run.scope.cancel()
+            elif run.stuck_at <= now and run.hook is not None:
+                run.stuck_at = inf
+                self._log.error(
+                    "plugin.does_not_end",
+                    plugin=run.hook.member.name,
+                    stage=run.hook.stage.value,
+                    remedy="it swallows its cancellation: a bare `except:` around an await does that",
+                )
+            earliest = min(earliest, run.due, run.stuck_at)
+        return earliest
+
+    # ---- asking --------------------------------------------------------------------------------------
+
+    async def ask(self, stage: Stage, subject: Subject, *arguments: object) -> Verdict:
+        """The first verdict that is not to go on; `Continue` when all go on. Changes are made on the way.
+
+        Behind a `Quarantine` the others are asked all the same: one may refuse what another would only hold.
+        """
+        hooks = self._hooks[stage]
+        run = _Run()
+        self._runs.add(run)
+        held: Quarantine | None = None
+        place = 0
+        try:
+            while place < len(hooks):
+                with trio.CancelScope() as run.scope:
+                    while place < len(hooks) and not run.scope.cancel_called:
+                        verdict = await self._call(run, hooks[place], subject, arguments)
+                        if type(verdict) is Quarantine:
+                            held = held or verdict
+                        elif type(verdict) is not Continue:
+                            return verdict
+                        place += 1
+                if run.scope.cancelled_caught:
+                    verdict = self._failed(run, hooks[place], subject, "took too long")
+                    if type(verdict) is not Continue:
+                        return verdict
+                    place += 1
+        finally:
+            self._runs.discard(run)
+        return held or CONTINUE
+
+    async def tell(self, stage: Stage, subject: Subject, *arguments: object) -> None:
+        """Let the plugins know; nothing they answer matters."""
+        await self.ask(stage, subject, *arguments)
+
+    async def _call(self, run: _Run, hook: _Hook, subject: Subject, arguments: tuple[object, ...]) -> Verdict:
+        member = hook.member
+        now = trio.current_time()
+        if not member.breaker.allows(now):
+            return self._spared(hook, subject)
+        subject.ledger.asked = member.name
+        run.hook, run.started, run.due = hook, now, now + member.deadline
+        self._watch.note(run.due)
+        try:
+            answer = await hook.call(*arguments)
+        except BaseException as error:
+            passing = to_pass(error)
+            if passing is None:
+                return self._failed(run, hook, subject, "raised", error)
+            if passing is not error:
+                self._failed(run, hook, subject, "raised", error)
+            member.breaker.forget_probe()
+            raise passing from None
+        finally:
+            run.due = run.stuck_at = inf
+        if run.scope.cancel_called and trio.current_time() >= now + member.deadline:
+            return self._failed(run, hook, subject, "took too long")
+        return self._taken(run, hook, subject, answer)
+
+    def _taken(self, run: _Run, hook: _Hook, subject: Subject, answer: object) -> Verdict:
+        """A plugin's answer, once it is sound and its changes are made."""
+        allowed = VERDICTS.get(hook.stage)
+        if allowed is None:
+            answer = CONTINUE
+        elif type(answer) not in allowed:
+            return self._failed(run, hook, subject, f"answered {answer!r:.80}")
+        verdict: Verdict = answer  # type: ignore[assignment]  # its type was looked up
+        changes = verdict.changes if isinstance(verdict, Continue | Quarantine) else ()
+        if changes:
+            try:
+                subject.apply(changes)
+            except Exception as error:
+                return self._failed(run, hook, subject, "asked for what cannot be", error)
+        if hook.member.breaker.succeeded():
+            self._log.info("plugin.back", plugin=hook.member.name)
+        self._account(run, hook, subject, verdict, len(changes))
+        return verdict
+
+    # ---- failing -------------------------------------------------------------------------------------
+
+    def _spared(self, hook: _Hook, subject: Subject) -> Verdict:
+        cost = subject.ledger.of(hook.member.name)
+        cost.verdict = "left alone after failures"
+        return self._policy(hook)
+
+    def _policy(self, hook: _Hook) -> Verdict:
+        return _POLICY[hook.member.on_error] if hook.stage in VERDICTS else CONTINUE
+
+    def _failed(
+        self, run: _Run, hook: _Hook, subject: Subject, how: str, error: BaseException | None = None
+    ) -> Verdict:
+        member = hook.member
+        now = trio.current_time()
+        cost = subject.ledger.of(member.name)
+        cost.seconds += now - run.started
+        cost.verdict = f"failed: {how}"
+        self._metrics.plugin_failures.labels(plugin=member.name).inc()
+        self._log.error(
+            "plugin.failed",
+            plugin=member.name,
+            stage=hook.stage.value,
+            how=how,
+            error="" if error is None else f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS],
+            policy=member.on_error.value,
+            seconds=round(now - run.started, 3),
+            exc_info=error if isinstance(error, Exception | BaseExceptionGroup) else None,
+        )
+        if member.breaker.failed(now):
+            self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
+        return self._policy(hook)
+
+    def _account(self, run: _Run, hook: _Hook, subject: Subject, verdict: Verdict, changes: int) -> None:
+        ledger = subject.ledger
+        cost = ledger.of(hook.member.name)
+        cost.seconds += trio.current_time() - run.started
+        cost.changes += changes
+        if verdict is CONTINUE:
+            return
+        if verdict.score:
+            cost.score += verdict.score
+            ledger.score += verdict.score
+        if type(verdict) is not Continue:
+            cost.verdict = _NAMES[type(verdict)]
+            self._metrics.plugin_verdicts.labels(plugin=hook.member.name, verdict=cost.verdict).inc()
+
+    def note_seconds(self, ledger: Ledger) -> None:
+        """A mail or a session is over: its plugins' time goes into the metrics, once for all their calls."""
+        for name, cost in ledger.costs.items():
+            self._metrics.plugin_seconds.labels(plugin=name).inc(cost.seconds)
+
+
+def _hooks(members: Sequence[Member], stage: Stage) -> list[_Hook]:
+    """The hooks that are overridden: the others cost nothing."""
+    name = f"on_{stage.value}"
+    found: list[_Hook] = []
+    for member in members:
+        own: Any = getattr(type(member.plugin), name, None)
+        if own is None or own is getattr(Plugin, name):
+            continue
+        method = getattr(member.plugin, name)
+        found.append(_Hook(member, stage, _in_thread(member.plugin, method) if member.plugin.blocking else method))
+    return found
+
+
+def _in_thread(plugin: Plugin, method: Callable[..., object]) -> Callable[..., Awaitable[object]]:
+    """A hook that blocks, in a thread of a few: one that hangs is left to itself, and keeps its place among the few."""
+    limiter = trio.CapacityLimiter(BLOCKING_THREADS)
+    threads = plugin.host.threads
+
+    async def call(*arguments: object) -> object:
+        return await threads.run_abandonable(limiter, method, *arguments)
+
+    return call
