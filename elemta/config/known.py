@@ -50,6 +50,7 @@ def _path(text: str) -> Path:
 
 
 _MOVED = {
+    "plugins.directory": "plugins.plugin_path",
     "queue.dir": "queue_dir",
     "server.hostname": "hostname",
     "server.listen": "listen_addr",
@@ -130,7 +131,6 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         "No mail is scanned.",
     ),
     ("rules", "enabled path default_action", Standing.LATER, "No rule is applied."),
-    ("plugins", "enabled plugin_path plugins directory", Standing.LATER, "No plugin is loaded."),
     ("metrics", "enabled listen_addr", Standing.NEVER, "Metrics are at /metrics of web.listen_addr; see web."),
     ("api", "enabled listen_addr", Standing.NEVER, "See web."),
     ("api", "web_root valkey_addr", Standing.NEVER, "Pages and state belong to the server itself."),

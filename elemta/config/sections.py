@@ -35,6 +35,7 @@ from elemta.config.kinds import (
     Whole,
     Words,
 )
+from elemta.config.plugins import PluginsSection
 from elemta.config.tls import TlsMode, TlsSection
 
 
@@ -101,6 +102,7 @@ class RouteSection:
 
     domain: Annotated[DomainPattern, About("`*` for every domain, `example.com`, or `*.example.com` for all below it.")]
     transport: Annotated[TransportName, About("The way out.")]
+    name: Annotated[Label, About("What plugins and rules call it, to send a mail this way whatever its domain.")] = ""
     host: Annotated[Host | None, About("The next hop of `smtp` or `lmtp`.")] = None
     port: Annotated[
         Port | None, About("The next hop's port; 25 for `mx` and `smtp` when left out, 465 with `implicit_tls`.")
@@ -316,3 +318,4 @@ class Config:
     logging: LoggingSection = LoggingSection()
     auth: AuthSection = AuthSection()
     tls: TlsSection = TlsSection()
+    plugins: PluginsSection = PluginsSection()

@@ -8,7 +8,7 @@ Failure raised: `Findings`, with every unfit value at once.
 import enum
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -21,6 +21,8 @@ from elemta.config.document import Path
 from elemta.config.keys import Shape, shape_of
 from elemta.config.kinds import Unfit
 from elemta.config.sections import Config
+
+T = TypeVar("T")
 
 
 @frozen
@@ -45,11 +47,16 @@ class Findings(Exception):
 
 def structure(tree: dict[str, object]) -> Config:
     """Make the sections. Raises `Findings`."""
+    return structure_as(Config, tree)
+
+
+def structure_as(section: type[T], tree: dict[str, object]) -> T:
+    """Make one section, an attrs class, and those inside it. Raises `Findings`."""
     try:
-        config: Config = _converter().structure(tree, Config)
+        made: T = _converter().structure(tree, section)
     except (cattrs.BaseValidationError, Unfit) as error:
         raise Findings(list(_findings(error, ()))) from None
-    return config
+    return made
 
 
 def unstructure(value: object) -> Any:

@@ -158,7 +158,7 @@ class Chain:
             while place < len(hooks):
                 with trio.CancelScope() as run.scope:
                     while place < len(hooks) and not run.scope.cancel_called:
-                        verdict = await self._call(run, hooks[place], subject, arguments)
+                        verdict = await self.ask_one(run, hooks[place], subject, arguments)
                         if type(verdict) is Quarantine:
                             held = held or verdict
                         elif type(verdict) is not Continue:
@@ -177,7 +177,8 @@ class Chain:
         """Let the plugins know; nothing they answer matters."""
         await self.ask(stage, subject, *arguments)
 
-    async def _call(self, run: _Run, hook: _Hook, subject: Subject, arguments: tuple[object, ...]) -> Verdict:
+    async def ask_one(self, run: _Run, hook: _Hook, subject: Subject, arguments: tuple[object, ...]) -> Verdict:
+        """Ask one plugin. The watchdog knows this function's frames, and the plugin by `hook` in them."""
         member = hook.member
         now = trio.current_time()
         if not member.breaker.allows(now):

@@ -24,6 +24,7 @@ from elemta.delivery.router import Router
 from elemta.delivery.routing import Route, RoutingTable, parse_priority
 from elemta.delivery.session import ClientOptions
 from elemta.inbound.options import InboundOptions, ListenerOptions
+from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound, InboundService
 from elemta.inbound.transaction import Services
 from elemta.net.base import Network
@@ -80,10 +81,11 @@ class Watch:
 
 @frozen
 class Security:
-    """What a server has beside its parts: TLS with clients, logins; None where they are not enabled."""
+    """What a server has beside its parts: TLS with clients, logins, plugins; None where they are not enabled."""
 
     tls: ServerTls | None = None
     login: Authenticator | None = None
+    plugins: Plugins | None = None
 
 
 async def bind(config: Config, network: Network) -> list[Bound]:
@@ -163,6 +165,7 @@ def build_server(
         log=watch.log,
         tls=security.tls,
         login=security.login,
+        plugins=security.plugins,
     )
     inbound = InboundService(services, bound)
     return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool, memory_keeper(world.runtime.threads)))

@@ -35,7 +35,7 @@ antispam: enabled reject_on_spam
 antispam.spamassassin: enabled address timeout scan_limit threshold
 antispam.rspamd: enabled address timeout scan_limit threshold api_key
 rules: enabled path default_action
-plugins: enabled plugin_path plugins directory
+plugins: directory
 metrics: enabled listen_addr
 api: enabled listen_addr web_root auth_enabled auth_file valkey_addr rate_limit cors
 delivery: mode host port timeout max_retries retry_delay test_mode default_domain debug
@@ -134,6 +134,7 @@ def test_a_warning_says_what_becomes_of_it(configure: Configure, written: dict[s
 
 
 MOVED_VALUES = {
+    "plugins.directory": ("plugins.plugin_path", "./mine"),
     "queue.dir": ("queue_dir", "/q"),
     "server.hostname": ("hostname", "mx.example.org"),
     "server.listen": ("listen_addr", "127.0.0.1:26"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from elemta.config.keys import Shape, all_keys, keys_of, secret_files
 from elemta.config.kinds import Amount, Choice, Duration, Flag, Form, PortNumber, Text, Whole
 from elemta.config.known import MOVED, known_keys
+from elemta.config.plugins import PluginKind
 from elemta.config.schema import DIALECT, json_schema
 from elemta.config.sections import Config
 from elemta.config.structure import Findings, structure, unstructure
@@ -28,6 +29,15 @@ WRITTEN_FORMS = {
     "a host name or an IP address": ["mx.example.com", "192.0.2.1", "[2001:db8::1]", "2001:DB8::1"],
     "a database on a server": ["postgresql://u:p@h:5432/d", "mysql://h/d?pool_size=3", "mariadb:///d?socket=/run/x"],
     "a mail address": ["jo@example.com", "Jo.Doe+tag@EXAMPLE.com", "jö@bücher.example"],
+}
+
+PLUGIN_NAMES = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+PLUGIN_KEYS: dict[Any, st.SearchStrategy[Any]] = {
+    "enabled": st.booleans(),
+    "priority": st.none() | st.integers(-1000, 1000),
+    "deadline": st.none() | st.integers(1, 3600) | WRITTEN_DURATIONS,
+    "on_error": st.none() | st.sampled_from(["accept", "defer", "reject"]),
+    "settings": st.just({"anything": [1]}),
 }
 
 
@@ -60,6 +70,8 @@ def plain_values(shape: Shape) -> st.SearchStrategy[Any]:
             return st.sampled_from([*words, *synonyms])
         case Form(expected=expected):
             return st.sampled_from(WRITTEN_FORMS[re.split(":| such as", expected)[0]])
+        case PluginKind():
+            return PLUGIN_NAMES | st.fixed_dictionaries({"name": PLUGIN_NAMES}, optional=PLUGIN_KEYS)
     raise AssertionError(f"no values for {shape}")
 
 

@@ -1,0 +1,99 @@
+"""The plugins that a configuration asks for, with what must run beside them.
+
+What is not here: finding and calling them (`plugins`), or what they are asked when (`inbound`, `queue`).
+Failure raised: `PluginsUnusable`, in words for who wrote the configuration.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from elemta.config.sections import Config
+from elemta.inbound.plugged import Plugins
+from elemta.plugins.api import KeyValue
+from elemta.plugins.chain import Chain, Member
+from elemta.plugins.containment import to_pass
+from elemta.plugins.host import Facilities
+from elemta.plugins.loader import PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
+from elemta.plugins.tasks import TaskKeeper
+from elemta.plugins.watchdog import Watchdog
+from elemta.supervisor.build import Watch, World
+
+#: Seconds that one plugin may take to start: it may fetch something.
+START_SECONDS = 30.0
+#: Seconds that all plugins have to stop.
+STOP_SECONDS = 5.0
+
+
+def wanted_plugins(config: Config) -> list[Wanted]:
+    """Every plugin that the configuration turns on, be it by a section of its own."""
+    return wanted_of(config.plugins.plugins) if config.plugins.enabled else []
+
+
+def plugin_folder(config: Config) -> Path | None:
+    """Where plugins of the operator's own lie."""
+    return Path(config.plugins.plugin_path) if config.plugins.enabled else None
+
+
+@asynccontextmanager
+async def plugins_of(
+    config: Config,
+    world: World,
+    watch: Watch,
+    *,
+    shared_of: Callable[[str], KeyValue],
+    watchdog: bool = True,
+) -> AsyncIterator[Plugins | None]:
+    """The plugins, started, for the block; None when the configuration asks for none. Raises `PluginsUnusable`.
+
+    `watchdog` is for the real world: it needs a thread.
+    """
+    wanted = wanted_plugins(config)
+    if not wanted:
+        yield None
+        return
+    keeper = TaskKeeper(watch.log)
+    runtime = world.runtime
+    facilities = Facilities(
+        config.hostname, watch.log, runtime.clock, world.network, world.resolver, runtime.threads, keeper, shared_of
+    )
+    members = load_plugins(wanted, known_plugins(plugin_folder(config)), facilities.host)
+    chain = Chain(members, log=watch.log, metrics=watch.metrics)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        await nursery.start(chain.run)
+        if watchdog:
+            await nursery.start(Watchdog(Chain.ask_one.__code__, watch.log).run)
+        try:
+            await _start(chain.members)
+            watch.log.info("plugins.ready", plugins=[member.name for member in chain.members])
+            names = frozenset(route.name for route in config.routes if route.name)
+            yield Plugins(chain, keeper, names)
+        finally:
+            with trio.move_on_after(STOP_SECONDS, shield=True):
+                await _stop(chain.members, watch)
+            nursery.cancel_scope.cancel()
+
+
+async def _start(members: list[Member]) -> None:
+    for member in members:
+        try:
+            with trio.fail_after(START_SECONDS):
+                await member.plugin.start()
+        except BaseException as error:
+            if (passing := to_pass(error)) is not None:
+                raise passing from None
+            says = f'the plugin "{member.name}" cannot start: {type(error).__name__}: {error}'
+            raise PluginsUnusable([says]) from None
+
+
+async def _stop(members: list[Member], watch: Watch) -> None:
+    for member in members:
+        try:
+            await member.plugin.stop()
+        except BaseException as error:
+            if (passing := to_pass(error)) is not None:
+                raise passing from None
+            watch.log.error("plugin.failed", plugin=member.name, stage="stop", error=repr(error), exc_info=error)
