@@ -26,11 +26,15 @@ MAX_COMMAND_OCTETS: Final = 512
 
 @frozen
 class Login:
-    """Whom to log in as. With `unverified` the password is sent whoever answers."""
+    """Whom to log in as. With `unverified` the password is sent whoever answers.
+
+    `mechanism` is the only one to be used; empty for the strongest that is offered.
+    """
 
     username: str
     password: str = field(repr=False)
     unverified: bool = False
+    mechanism: str = ""
 
 
 class ExchangeFailed(Exception):
@@ -58,9 +62,9 @@ class Exchange(Protocol):
 
 
 def exchange_for(login: Login, offered: frozenset[str]) -> Exchange | None:
-    """An exchange by the strongest mechanism that the host offers; None when it offers none that we speak."""
+    """An exchange by the strongest mechanism that the host offers; None when it offers none that may be used."""
     for name in PREFERENCE:
-        if name in offered:
+        if name in offered and login.mechanism in ("", name):
             return _EXCHANGES[name](login)
     return None
 
