@@ -5,6 +5,8 @@ Everything is checked as it is made, so that a plugin's mistake is raised inside
 """
 
 import re
+from collections.abc import Iterable
+from math import isfinite
 
 from attrs import field, frozen
 
@@ -171,6 +173,18 @@ Change = (
     | Annotate
 )
 
+
+def _changes(changes: Iterable[Change]) -> tuple[Change, ...]:
+    return tuple(changes)
+
+
+def _score(score: float) -> float:
+    number = float(score)
+    if not isfinite(number):
+        raise ValueError(f"{score!r} is no score")
+    return number
+
+
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
@@ -178,8 +192,8 @@ Change = (
 class Continue:
     """Go on, with these changes if any. `score` is added to the mail's (or the session's) own: more is worse."""
 
-    changes: tuple[Change, ...] = field(default=(), converter=tuple)
-    score: float = 0.0
+    changes: tuple[Change, ...] = field(default=(), converter=_changes)
+    score: float = field(default=0.0, converter=_score)
 
 
 CONTINUE = Continue()
@@ -192,7 +206,7 @@ class Reject:
     text: str = field(default="refused by policy", converter=_text)
     code: int = 550
     enhanced: str = "5.7.1"
-    score: float = 0.0
+    score: float = field(default=0.0, converter=_score)
 
     def __attrs_post_init__(self) -> None:
         _check_reply(self.code, self.enhanced, 5)
@@ -210,7 +224,7 @@ class Defer:
     text: str = field(default="not now, try again later", converter=_text)
     code: int = 451
     enhanced: str = "4.7.1"
-    score: float = 0.0
+    score: float = field(default=0.0, converter=_score)
 
     def __attrs_post_init__(self) -> None:
         _check_reply(self.code, self.enhanced, 4)
@@ -226,7 +240,7 @@ class Discard:
     """Answer 250 and throw the mail away; the reason is for the log."""
 
     reason: str = field(converter=_text)
-    score: float = 0.0
+    score: float = field(default=0.0, converter=_score)
 
 
 @frozen
@@ -234,8 +248,8 @@ class Quarantine:
     """Take the mail, with these changes if any, and hold it in the queue until an operator decides."""
 
     reason: str = field(converter=_text)
-    changes: tuple[Change, ...] = field(default=(), converter=tuple)
-    score: float = 0.0
+    changes: tuple[Change, ...] = field(default=(), converter=_changes)
+    score: float = field(default=0.0, converter=_score)
 
 
 Verdict = Continue | Reject | Defer | Discard | Quarantine

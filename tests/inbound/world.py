@@ -13,6 +13,7 @@ from structlog.testing import LogCapture
 
 from elemta.config.sections import LimitsSection, TimeoutsSection
 from elemta.inbound.options import InboundOptions, ListenerOptions
+from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound, InboundService
 from elemta.inbound.transaction import Services
 from elemta.mail.address import Address
@@ -24,6 +25,7 @@ from elemta.runtime.ids import SeededIds
 from elemta.runtime.threads import InlineThreads
 from elemta.runtime.world import Runtime
 from elemta.storage.base import ContentWriter, StoreUnavailable
+from elemta.storage.records import ContentRef
 
 
 class VirtualWall:
@@ -145,7 +147,7 @@ class Staged:
     async def finish(self, pieces: Sequence[bytes] = ()) -> str:
         await self.write(pieces)
         self.finished = True
-        return "staged"
+        return "staged"  # one at a time, or what is read is the last one's
 
     async def abandon(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -175,6 +177,11 @@ class Queue:
         self.staged.append(Staged())
         return self.staged[-1]
 
+    async def read(self, ref: ContentRef, offset: int, limit: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        finished = [one for one in self.staged if one.finished]
+        return b"".join(finished[0].pieces)[offset : offset + limit]
+
 
 class Mailboxes:
     """Knows `alice`; nobody can say whether `broken` exists."""
@@ -201,7 +208,7 @@ OPTIONS = InboundOptions(
 class World:
     """An inbound service on one memory listener."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, *, plugins: Plugins | None = None, **changes: Any) -> None:
         self.queue = Queue()
         self.budget = ByteBudget(1_000_000)
         self.capture = LogCapture()
@@ -215,6 +222,7 @@ class World:
             options=evolve(OPTIONS, **changes),
             metrics=Metrics(),
             log=structlog.wrap_logger(None, processors=[self.capture]),
+            plugins=plugins,
         )
         listener_options = ListenerOptions(name="smtp", address="memory")
         self.service = InboundService(self.services, [Bound(listener_options, [self.listener])])
