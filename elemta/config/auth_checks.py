@@ -69,7 +69,9 @@ def _listeners(config: Config, report: Report) -> None:
 
 def _offer(config: Config, listener: ListenerSection, path: Path, *, report: Report) -> None:
     """Whether anybody can use what a listener offers: AUTH stays within TLS, or within this machine."""
-    if listener.tls is not TlsMode.NONE or parse_listen_address(listener.address).is_loopback:
+    # Behind a proxy a loopback address says nothing of where clients are.
+    is_here = parse_listen_address(listener.address).is_loopback and not listener.proxy_protocol
+    if listener.tls is not TlsMode.NONE or is_here:
         return
     says = (
         f"AUTH is offered under TLS alone, and {listener.address} has none: only programs on this machine "
