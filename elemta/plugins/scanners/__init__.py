@@ -1,0 +1,1 @@
+"""Scanners: plugins that have each whole mail read by another program."""

@@ -1,0 +1,122 @@
+"""What all scanners share: their bounds, their connections.
+
+What is not here: what is said (`scanners.spamd`, `scanners.clamd`, `scanners.checkv2`), or what follows from an answer
+(`scanners.policy`). A mail goes to its scanner piece by piece as it comes from memory or disk, never as a whole.
+Failure raised: `ScannerFailed`, whose text names the scanner; the chain makes of it what `on_error` says.
+"""
+
+import contextlib
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final, Protocol, TypeVar
+
+import trio
+
+from elemta.config.addresses import parse_listen_address
+from elemta.net.base import Endpoint, Stream
+from elemta.plugins.api import Annotate, Continue, Host, Mail, Plugin, Verdict
+from elemta.plugins.scanners.failure import ScannerFailed
+from elemta.resolver.base import NameNotFound, ResolutionFailed
+
+#: Scans of one scanner at once; further mails wait, which counts as the scanner's time. Ours: many times what spamd (5)
+#: and clamd (10) do side by side, and their own queues (clamd.conf(5): MaxQueue 100) hold the rest.
+MAX_SCANS: Final = 100
+
+T = TypeVar("T")
+
+
+class ScannerSection(Protocol):
+    """What the configuration says of every scanner; see `config.scanners`."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def scan_limit(self) -> int: ...
+
+
+class Scanner(Plugin):
+    """A plugin that has each whole mail read by another program. Its own time is `timeout`, which says more than the
+    chain's deadline: that one should be longer."""
+
+    #: The scanner in annotations, and in the sentences of failures.
+    name: ClassVar[str]
+
+    def __init__(self, host: Host, settings: Any, section: ScannerSection) -> None:
+        super().__init__(host, settings)
+        self._section = section
+        self._turns = trio.CapacityLimiter(MAX_SCANS)
+
+    async def scan(self, mail: Mail) -> Verdict:
+        """Have one mail read. Raises `ScannerFailed`, whose text need not name the scanner."""
+        raise NotImplementedError
+
+    async def on_data_complete(self, mail: Mail) -> Verdict:
+        section, octets = self._section, mail.content.size
+        if octets > section.scan_limit:
+            return Continue((Annotate(self.name, f"not scanned: {octets} octets, scan_limit is {section.scan_limit}"),))
+        try:
+            with trio.fail_after(section.timeout):
+                async with self._turns:
+                    return await self.scan(mail)
+        except trio.TooSlowError:
+            raise ScannerFailed(f"{self.name} at {section.address}: no answer within {section.timeout:g} s") from None
+        except ScannerFailed as failure:
+            raise ScannerFailed(f"{self.name} at {section.address}: {failure}") from failure
+
+
+async def ask(
+    host: Host, address: str, *, say: Callable[[Stream], Awaitable[None]], hear: Callable[[bytes], T | None]
+) -> T:
+    """Connect, `say` everything, then let `hear` have what comes until it has an answer. Raises `ScannerFailed`.
+
+    `address` is `host:port`, `[v6]:port` or `unix:/path`. One connection a scan: so do spamc and clamdscan.
+    """
+    where = parse_listen_address(address)
+    stream = await (connect_unix(host, where.path) if where.path else connect(host, where.host, where.port))
+    try:
+        with contextlib.suppress(trio.BrokenResourceError):  # hung up in the middle; what it said before tells why
+            await say(stream)
+        while True:
+            answer = hear(bytes(await stream.receive_some()))
+            if answer is not None:
+                return answer
+    except trio.BrokenResourceError as error:
+        raise ScannerFailed("the connection broke before the answer") from error
+    finally:
+        stream.abort()
+
+
+async def connect(host: Host, name: str, port: int) -> Stream:
+    """A connection to the first address of `name` that takes one. Raises `ScannerFailed`."""
+    failure: OSError | None = None
+    for address in await _addresses(host, name):
+        try:
+            return await host.network.connect(Endpoint(address, port))
+        except OSError as error:
+            failure = error
+    raise _away(failure)
+
+
+async def connect_unix(host: Host, path: str) -> Stream:
+    """A connection to a unix socket. Raises `ScannerFailed`."""
+    try:
+        return await host.network.connect(Endpoint(path))
+    except OSError as error:
+        raise _away(error) from error
+
+
+def _away(error: OSError | None) -> ScannerFailed:
+    return ScannerFailed(f"cannot connect: {error.strerror or error}" if error else "its name has no address")
+
+
+async def _addresses(host: Host, name: str) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(name))]
+    except ValueError:
+        pass
+    try:
+        return await host.resolver.addresses(name)
+    except (NameNotFound, ResolutionFailed) as error:
+        raise ScannerFailed(f"{name} cannot be resolved: {error}") from error
