@@ -7,9 +7,12 @@ Documented forms: `XDEBUG`, `XDEBUG SESSION|STATE|CONNECTION`, `XDEBUG CONTEXT [
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Protocol
 
+from elemta.inbound.transaction import Transaction
 from elemta.mail.reply import Reply
 from elemta.runtime.clock import Clock
+from elemta.smtp.states import State
 
 #: Entries of one session's context: enough for debugging, too few to fill memory with.
 MAX_CONTEXT_ENTRIES = 100
@@ -81,3 +84,28 @@ class DebugContext:
     def _row(self, key: str) -> str:
         value, at = self._values[key]
         return f"{key}: {value} (set at {datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ})"
+
+
+class Talk(Protocol):
+    """What XDEBUG shows of a session."""
+
+    @property
+    def client(self) -> str:
+        """The client's address and port."""
+        ...
+
+    @property
+    def helo(self) -> str:
+        """What it calls itself."""
+        ...
+
+
+def facts_of(session: Talk, state: State, transaction: Transaction | None) -> dict[str, str]:
+    """What XDEBUG shows of a session."""
+    return {
+        "Client IP": session.client,
+        "Hostname": session.helo,
+        "State": state.value,
+        "Mail From": transaction.sender if transaction else "",
+        "Rcpt To": ", ".join(str(one.address) for one in transaction.recipients) if transaction else "",
+    }

@@ -6,16 +6,17 @@ Failures raised: none but defects.
 """
 
 import base64
-from collections.abc import Awaitable, Callable
 
 from elemta.auth.attempt import Attempt
 from elemta.auth.authenticator import Authenticator
 from elemta.auth.sasl.base import Challenge
 from elemta.auth.verdicts import CANCELLED, GUESSES, LOCKED_OUT, WELCOME, Cause, ClientFacts, Denied, Granted
+from elemta.inbound.plugged import PluggedSession
 from elemta.mail.address import Address
 from elemta.mail.reply import Reply
 from elemta.net.base import Stream
 from elemta.net.networks import is_local
+from elemta.plugins.api import Stage
 from elemta.smtp.events import AuthResponse, AuthStart
 from elemta.smtp.server import ServerConnection
 from elemta.tls.stream import TlsFacts
@@ -30,12 +31,12 @@ class Login:
     """AUTH of one session, on a listener that has it."""
 
     __slots__ = (
-        "_approve",
         "_attempt",
         "_authenticator",
         "_facts",
         "_granted",
         "_mechanism",
+        "_plugged",
         "_smtp",
         "claimed",
         "failures",
@@ -45,12 +46,12 @@ class Login:
         self,
         authenticator: Authenticator,
         smtp: ServerConnection,
-        approve: Callable[[str], Awaitable[Reply | None]] | None = None,
+        plugged: PluggedSession | None = None,
     ) -> None:
-        """`approve` is asked about a user whose password is right, and gives a refusal or None."""
+        """`plugged` asks plugins about a user whose password is right."""
         self._authenticator = authenticator
         self._smtp = smtp
-        self._approve = approve
+        self._plugged = plugged
         self._facts = ClientFacts("")
         self._attempt: Attempt | None = None
         self._mechanism = ""
@@ -62,7 +63,8 @@ class Login:
     @property
     def wait_seconds(self) -> float:
         """How long `answer` may take at most."""
-        return self._authenticator.wait_seconds + LOGIN_MARGIN_SECONDS
+        plugins = 0.0 if self._plugged is None else self._plugged.auth_seconds
+        return self._authenticator.wait_seconds + LOGIN_MARGIN_SECONDS + plugins
 
     def offer(self, stream: Stream, tls: TlsFacts | None) -> None:
         """Offer what fits the connection as it is now; before the reply to EHLO."""
@@ -98,7 +100,7 @@ class Login:
 
     async def _grant(self, granted: Granted) -> Reply | None:
         self._attempt = None
-        refusal = None if self._approve is None else await self._approve(granted.user)
+        refusal = None if self._plugged is None else await self._plugged.refusal(Stage.AUTH, granted.user)
         if refusal is not None:
             self._smtp.reply(refusal)
             return refusal

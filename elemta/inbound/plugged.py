@@ -1,11 +1,11 @@
-"""What plugins are asked in a session, and what their verdicts mean for it.
+"""The plugins' part in a session.
 
 What is not here: calling them (`plugins.chain`), or writing down a changed mail (`inbound.rewrite`). A session without
 plugins has none of this. Verdicts become replies; Discard and Quarantine wait for the end of the mail.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from attrs import evolve, frozen
@@ -13,10 +13,10 @@ from attrs import evolve, frozen
 from elemta.mail.address import Address
 from elemta.mail.envelope import Recipient
 from elemta.mail.reply import Reply
-from elemta.net.base import Endpoint
+from elemta.net.base import Stream
 from elemta.plugins.api import Stage
 from elemta.plugins.chain import Chain
-from elemta.plugins.costs import COSTS_KEY, Cost, Ledger, kept, merged
+from elemta.plugins.costs import COSTS_KEY, Cost, Ledger, kept, merged, slow
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import Change, Defer, Discard, Quarantine, Reject, Verdict
@@ -35,14 +35,50 @@ class Plugins:
     routes: frozenset[str] = frozenset()
 
 
+class Client(Protocol):
+    """What the session knows of its client."""
+
+    @property
+    def stream(self) -> Stream:
+        """The connection."""
+        ...
+
+    @property
+    def listener(self) -> str:
+        """Where it came in."""
+        ...
+
+    @property
+    def helo(self) -> str:
+        """What it calls itself."""
+        ...
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        """Its encryption."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """Who logged in."""
+        ...
+
+    @property
+    def may_relay(self) -> bool:
+        """Whether it may send to every domain."""
+        ...
+
+
 class PluggedSession:
     """One session's side of it."""
 
-    __slots__ = ("_plugins", "facts")
+    __slots__ = ("_client", "_plugins", "facts")
 
-    def __init__(self, plugins: Plugins, session_id: str, *, client: Endpoint, local: Endpoint, listener: str) -> None:
+    def __init__(self, plugins: Plugins, session_id: str, client: Client) -> None:
         self._plugins = plugins
-        self.facts = SessionFacts(session_id, client, local, listener)
+        self._client = client
+        stream = client.stream
+        self.facts = SessionFacts(session_id, stream.peer, stream.local, client.listener)
 
     @property
     def ledger(self) -> Ledger:
@@ -53,27 +89,41 @@ class PluggedSession:
         """There is no mail to change. Raises `ValueError`."""
         raise ValueError("there is no mail yet that could be changed")
 
-    def know(self, *, helo: str, tls: TlsFacts | None, user: str, may_relay: bool) -> None:
-        """What has become known of the client."""
+    def _know(self, user: str = "") -> None:
+        """Take in what has become known of the client."""
+        client, tls = self._client, self._client.tls
         version, cipher = ("", "") if tls is None else (tls.version, tls.cipher)
-        self.facts = evolve(self.facts, helo=helo, tls=version, cipher=cipher, user=user, may_relay=may_relay)
+        self.facts = evolve(
+            self.facts,
+            helo=client.helo,
+            tls=version,
+            cipher=cipher,
+            user=user or client.user,
+            may_relay=bool(user) or client.may_relay,
+        )
 
-    async def refusal(self, stage: Stage) -> Reply | None:
-        """Why the client may not go on; None when it may."""
+    async def refusal(self, stage: Stage, user: str = "") -> Reply | None:
+        """Why the client may not go on; None when it may. `user` has logged in, and does not know it yet.
+
+        A refusal in place of the greeting is 554, or 421 for now, RFC 5321 §3.1.
+        """
         chain = self._plugins.chain
         if not chain.has(stage):
             return None
-        return reply_of(await chain.ask(stage, self, self.facts))
-
-    async def greeting(self) -> Reply | None:
-        """What the client hears in place of the greeting, RFC 5321 §3.1: 554, or 421 for now."""
-        refusal = await self.refusal(Stage.CONNECT)
-        if refusal is None or refusal.code in (421, 554):
+        self._know(user)
+        refusal = reply_of(await chain.ask(stage, self, self.facts))
+        if refusal is None or stage is not Stage.CONNECT or refusal.code in (421, 554):
             return refusal
         return evolve(refusal, code=421 if refusal.is_transient else 554)
 
+    @property
+    def auth_seconds(self) -> float:
+        """How long plugins may take about a user."""
+        return self._plugins.chain.seconds(Stage.AUTH)
+
     def mail(self, queue_id: str, sender: Address | None, declared_size: int | None) -> "PluggedMail":
         """A mail begins."""
+        self._know()
         return PluggedMail(self._plugins, queue_id, self.facts, sender, declared_size)
 
     async def end(self) -> None:
@@ -126,6 +176,16 @@ class PluggedMail:
     def costs(self) -> dict[str, Cost]:
         """What plugins cost it and its session so far, by plugin."""
         return merged(self.in_hand.session.ledger, self.in_hand.ledger)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the log line of the mail says of them: who was slow, and what they decided at its end."""
+        facts: dict[str, object] = {}
+        if late := slow(self.costs):
+            facts["slow_plugins"] = late
+        if self.fate is not None:
+            facts["fate"] = f"{type(self.fate).__name__.lower()}: {self.fate.reason}"
+        return facts
 
     @property
     def annotations(self) -> dict[str, str]:

@@ -10,17 +10,14 @@ from contextlib import suppress
 from math import inf
 
 import trio
-from attrs import evolve
 
 from elemta.config.tls import TlsMode
-from elemta.inbound import encryption, policy
-from elemta.inbound.debug import DebugContext
+from elemta.inbound import encryption, policy, recipients
+from elemta.inbound.debug import DebugContext, facts_of
 from elemta.inbound.login import Login
 from elemta.inbound.options import ListenerOptions
 from elemta.inbound.plugged import PluggedMail, PluggedSession
 from elemta.inbound.transaction import Services, Transaction
-from elemta.mail.address import Address
-from elemta.mail.envelope import Recipient
 from elemta.mail.reply import Reply
 from elemta.mail.trace import protocol_name
 from elemta.net.base import RECEIVE_OCTETS, Stream
@@ -127,9 +124,10 @@ class Session:
         self._services = services
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
-        self._plugged = self._plug(stream, listener)
+        plugins = services.plugins
+        self._plugged = None if plugins is None else PluggedSession(plugins, services.runtime.ids.new_id(), self)
         login = services.login if listener.auth else None
-        self._login = None if login is None else Login(login, self._smtp, self._approve if self._plugged else None)
+        self._login = None if login is None else Login(login, self._smtp, self._plugged)
         self._trusted = options.dev_mode or (listener.relay and options.may_relay(stream.peer.host))
         self._transaction: Transaction | None = None
         self._debug: DebugContext | None = None
@@ -155,15 +153,6 @@ class Session:
         self.cause = ""
         #: What is known of the encryption; None in the clear.
         self.tls: TlsFacts | None = None
-
-    def _plug(self, stream: Stream, listener: ListenerOptions) -> PluggedSession | None:
-        plugins = self._services.plugins
-        if plugins is None:
-            return None
-        session_id = self._services.runtime.ids.new_id()
-        return PluggedSession(
-            plugins, session_id, client=stream.peer, local=stream.local, listener=listener.name or listener.address
-        )
 
     async def run(self) -> None:
         """Drive the session to its end. Nothing of the connection's own is raised; a defect of ours passes."""
@@ -230,7 +219,8 @@ class Session:
         smtp = self._smtp
         if self._listener.tls is TlsMode.IMPLICIT:  # the service has asked whether it may begin
             await self._shake_hands()
-        smtp.greet(await self._unwelcome() or Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
+        refusal = await self._refusal(Stage.CONNECT)
+        smtp.greet(refusal or Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
         while True:
             event = smtp.next_event()
             if event is NEED_DATA:
@@ -311,7 +301,7 @@ class Session:
             case Debug(arguments):
                 if self._debug is None:
                     self._debug = DebugContext(self._services.runtime.clock)
-                smtp.reply(self._debug.answer(arguments, self._facts()))
+                smtp.reply(self._debug.answer(arguments, facts_of(self, smtp.state, self._transaction)))
             case StartTls():
                 await self._start_tls()
             case AuthStart() | AuthResponse():
@@ -319,43 +309,15 @@ class Session:
             case _:
                 await self._end_transaction()
 
-    async def _unwelcome(self) -> Reply | None:
-        """Why the client is not greeted; None when it is."""
-        plugged = self._plugged
-        if plugged is None:
-            return None
-        self._know()
-        self.due = inf  # each plugin has a deadline of its own
-        refusal = await plugged.greeting()
-        if refusal is not None:
-            self._count_refusal(refusal)
-        return refusal
-
-    def _know(self) -> None:
-        """Tell the plugins' view of the session what has become known."""
-        if self._plugged is not None:
-            user = self._smtp.authenticated_user or ""
-            self._plugged.know(tls=self.tls, helo=self.helo, user=user, may_relay=self._may_relay)
-
     async def _refusal(self, stage: Stage) -> Reply | None:
         """Why plugins let the client not go on; None when they do."""
-        plugged = self._plugged
-        if plugged is None:
+        if self._plugged is None:
             return None
-        self._know()
-        self.due = inf
-        refusal = await plugged.refusal(stage)
+        self.due = inf  # each plugin has a deadline of its own
+        refusal = await self._plugged.refusal(stage)
         if refusal is not None:
             self._count_refusal(refusal)
         return refusal
-
-    async def _approve(self, user: str) -> Reply | None:
-        """Ask the plugins about a user whose password is right; before the client knows."""
-        plugged = self._plugged
-        assert plugged is not None
-        plugged.know(helo=self.helo, tls=self.tls, user=user, may_relay=True)
-        self.due = inf
-        return await plugged.refusal(Stage.AUTH)
 
     async def _start_tls(self) -> None:
         await self._end_transaction()
@@ -403,8 +365,19 @@ class Session:
             self._smtp.reply(refusal)
 
     @property
-    def _may_relay(self) -> bool:
+    def user(self) -> str:
+        """Who logged in; empty for nobody."""
+        return self._smtp.authenticated_user or ""
+
+    @property
+    def may_relay(self) -> bool:
+        """Whether the client may send to every domain."""
         return self._trusted or self._smtp.authenticated_user is not None
+
+    @property
+    def listener(self) -> str:
+        """The listener's name."""
+        return self._listener.name or self._listener.address
 
     def _begin_transaction(self, event: MailFrom) -> Transaction:
         smtp = self._smtp
@@ -418,43 +391,18 @@ class Session:
         host = self.stream.peer.host
         transaction = self._transaction = Transaction(self._services, event, origin, host, tls=self.tls)
         if self._plugged is not None:
-            self._know()
             transaction.plugged = self._plugged.mail(transaction.id, event.reverse_path, event.size)
         return transaction
 
     async def _recipient(self, event: RcptTo) -> Reply:
-        options = self._services.options
-        recipient = event.recipient
-        address = policy.complete_address(options, recipient.address)
-        ruling = policy.rule_recipient(options, address, may_relay=self._may_relay)
-        if ruling is policy.Ruling.LOOK_UP:
-            reply = await self._look_up(address)
-        else:
-            reply = policy.RECIPIENT_OK if ruling is policy.Ruling.ACCEPT else policy.RELAY_DENIED
-        if reply.code != 250:
-            self._count_refusal(reply)
-        elif self._transaction is not None:
-            complete = recipient if address is recipient.address else evolve(recipient, address=address)
-            return await self._take(self._transaction, complete) or reply
-        return reply
-
-    async def _take(self, transaction: Transaction, recipient: Recipient) -> Reply | None:
-        """Add a recipient; why not, when a plugin refuses it."""
+        transaction = self._transaction
+        assert transaction is not None
         if transaction.plugged is not None:
             self.due = inf
-            refusal = await transaction.plugged.refusal(Stage.RCPT_TO, recipient)
-            if refusal is not None:
-                self._count_refusal(refusal)
-                return refusal
-        transaction.add_recipient(recipient)
-        return None
-
-    async def _look_up(self, address: Address) -> Reply:
-        try:
-            exists = await self._services.recipients.exists(address)
-        except OSError:
-            return policy.LOOKUP_FAILED
-        return policy.RECIPIENT_OK if exists else policy.NO_SUCH_USER
+        reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
+        if reply.code != 250:
+            self._count_refusal(reply)
+        return reply
 
     def _begin_content(self) -> None:
         assert self._transaction is not None
@@ -484,7 +432,7 @@ class Session:
         self._wait_for_store()
         if transaction.plugged is not None:
             self.due = inf  # each plugin has a deadline of its own, and so has the store
-        reply = await transaction.submit(event, self._listener, trusted=self._may_relay)
+        reply = await transaction.submit(event, self._listener, trusted=self.may_relay)
         self._finish(reply)
         if reply.code == 250:
             self._transaction = None
@@ -509,17 +457,7 @@ class Session:
             self._count_refusal(reply)
             return
         self.mails += 1
-        user = {"user": transaction.user} if transaction.user else {}
-        self._services.log.info(
-            "mail.accepted",
-            queue_id=transaction.id,
-            client=transaction.client,
-            sender=transaction.sender,
-            recipients=len(transaction.recipients),
-            size=transaction.content.size,
-            **user,
-            **transaction.plugin_facts,
-        )
+        self._services.log.info("mail.accepted", **transaction.facts)
 
     def login_facts(self) -> dict[str, str | int]:
         """What the log says of who logged in, or tried to."""
@@ -540,14 +478,3 @@ class Session:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             await transaction.abandon()
-
-    def _facts(self) -> dict[str, str]:
-        """What XDEBUG shows of this session."""
-        transaction = self._transaction
-        return {
-            "Client IP": self.client,
-            "Hostname": self.helo,
-            "State": self._smtp.state.value,
-            "Mail From": transaction.sender if transaction else "",
-            "Rcpt To": ", ".join(str(one.address) for one in transaction.recipients) if transaction else "",
-        }

@@ -4,6 +4,8 @@ What is not here: the dialogue (`inbound.session`), or what the queue does with 
 RFC 5321 §3.3 is the procedure. Every reply after the content is decided here: 250 only once the mail is durable.
 """
 
+from typing import Any
+
 from attrs import evolve, frozen
 from structlog.typing import FilteringBoundLogger
 
@@ -19,7 +21,6 @@ from elemta.mail.reply import Reply
 from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import Stage
-from elemta.plugins.costs import slow
 from elemta.plugins.verdicts import Discard, Quarantine
 from elemta.queue.priority import combine
 from elemta.queue.submission import Submission, SubmissionTimeout
@@ -97,17 +98,18 @@ class Transaction:
             self.plugged.in_hand.add_recipient(recipient)
 
     @property
-    def plugin_facts(self) -> dict[str, object]:
-        """What the log line of the mail says of plugins: who was slow, and what they decided at its end."""
-        plugged = self.plugged
-        if plugged is None:
-            return {}
-        facts: dict[str, object] = {}
-        if late := slow(plugged.costs):
-            facts["slow_plugins"] = late
-        if plugged.fate is not None:
-            facts["fate"] = f"{type(plugged.fate).__name__.lower()}: {plugged.fate.reason}"
-        return facts
+    def facts(self) -> dict[str, Any]:
+        """What the log line of a mail that was taken says."""
+        facts: dict[str, Any] = {
+            "queue_id": self.id,
+            "client": self.client,
+            "sender": self.sender,
+            "recipients": len(self.recipients),
+            "size": self.content.size,
+        }
+        if self.user:
+            facts["user"] = self.user
+        return facts if self.plugged is None else {**facts, **self.plugged.facts}
 
     def begin_content(self) -> None:
         """Put our trace field before the content, RFC 5321 §4.4."""

@@ -1,0 +1,1 @@
+"""Plugins: their interface, the chain that asks them, those that come with Elemta."""

@@ -1,4 +1,4 @@
-"""Asks the plugins of a stage, one after the other, and contains each of them.
+"""The plugins of a server, asked one after the other, each contained.
 
 A call has a deadline; what it raises, answers late or answers wrongly becomes the policy that the plugin, or the
 configuration, declares (`OnError`); one that keeps failing is left alone for a while. What is not here: what the server
@@ -94,14 +94,37 @@ class _Hook:
 class _Run:
     """One stage of one session, mail or delivery, while its plugins are asked."""
 
-    __slots__ = ("due", "hook", "scope", "started", "stuck_at")
+    __slots__ = ("arguments", "due", "hooks", "place", "scope", "started", "stuck_at", "subject", "verdict")
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: tuple[_Hook, ...], subject: Subject, arguments: tuple[object, ...]) -> None:
+        self.hooks = hooks
+        self.place = 0
+        self.subject = subject
+        self.arguments = arguments
+        self.verdict: Verdict = CONTINUE
         self.scope: trio.CancelScope
+        self.started = 0.0
         self.due = inf
         self.stuck_at = inf
-        self.started = 0.0
-        self.hook: _Hook | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is left to be asked."""
+        return self.place >= len(self.hooks)
+
+    @property
+    def hook(self) -> _Hook:
+        """The one that is asked now."""
+        return self.hooks[self.place]
+
+    def take(self, verdict: Verdict) -> None:
+        """The one that was asked has decided: on to the next, or to the end."""
+        self.place += 1
+        if type(verdict) is Quarantine:
+            self.verdict = verdict if self.verdict is CONTINUE else self.verdict
+        elif type(verdict) is not Continue:
+            self.verdict = verdict
+            self.place = len(self.hooks)
 
 
 class Chain:
@@ -119,6 +142,10 @@ class Chain:
         """Whether any plugin wants to be asked there: otherwise nothing need be prepared for it."""
         return bool(self._hooks[stage])
 
+    def seconds(self, stage: Stage) -> float:
+        """How long the plugins of a stage may take together."""
+        return sum(hook.member.deadline for hook in self._hooks[stage])
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the deadlines until cancelled."""
         task_status.started()
@@ -131,7 +158,7 @@ class Chain:
                 run.due = inf
                 run.stuck_at = now + STUCK_SECONDS
                 run.scope.cancel()
-            elif run.stuck_at <= now and run.hook is not None:
+            elif run.stuck_at <= now:
                 run.stuck_at = inf
                 self._log.error(
                     "plugin.does_not_end",
@@ -149,94 +176,83 @@ class Chain:
 
         Behind a `Quarantine` the others are asked all the same: one may refuse what another would only hold.
         """
-        hooks = self._hooks[stage]
-        run = _Run()
+        run = _Run(self._hooks[stage], subject, arguments)
         self._runs.add(run)
-        held: Quarantine | None = None
-        place = 0
         try:
-            while place < len(hooks):
+            while not run.is_over:
                 with trio.CancelScope() as run.scope:
-                    while place < len(hooks) and not run.scope.cancel_called:
-                        verdict = await self.ask_one(run, hooks[place], subject, arguments)
-                        if type(verdict) is Quarantine:
-                            held = held or verdict
-                        elif type(verdict) is not Continue:
-                            return verdict
-                        place += 1
+                    await self._ask_on(run)
                 if run.scope.cancelled_caught:
-                    verdict = self._failed(run, hooks[place], subject, "took too long")
-                    if type(verdict) is not Continue:
-                        return verdict
-                    place += 1
+                    run.take(self._failed(run, "took too long"))
         finally:
             self._runs.discard(run)
-        return held or CONTINUE
+        return run.verdict
+
+    async def _ask_on(self, run: _Run) -> None:
+        while not run.is_over and not run.scope.cancel_called:
+            run.take(await self.ask_one(run, run.hook))
 
     async def tell(self, stage: Stage, subject: Subject, *arguments: object) -> None:
         """Let the plugins know; nothing they answer matters."""
         await self.ask(stage, subject, *arguments)
 
-    async def ask_one(self, run: _Run, hook: _Hook, subject: Subject, arguments: tuple[object, ...]) -> Verdict:
+    async def ask_one(self, run: _Run, hook: _Hook) -> Verdict:
         """Ask one plugin. The watchdog knows this function's frames, and the plugin by `hook` in them."""
         member = hook.member
         now = trio.current_time()
         if not member.breaker.allows(now):
-            return self._spared(hook, subject)
-        subject.ledger.asked = member.name
-        run.hook, run.started, run.due = hook, now, now + member.deadline
+            return self._spared(run)
+        run.subject.ledger.asked = member.name
+        run.started, run.due = now, now + member.deadline
         self._watch.note(run.due)
         try:
-            answer = await hook.call(*arguments)
+            answer = await hook.call(*run.arguments)
         except BaseException as error:
             passing = to_pass(error)
             if passing is None:
-                return self._failed(run, hook, subject, "raised", error)
+                return self._failed(run, "raised", error)
             if passing is not error:
-                self._failed(run, hook, subject, "raised", error)
+                self._failed(run, "raised", error)
             member.breaker.forget_probe()
             raise passing from None
         finally:
             run.due = run.stuck_at = inf
         if run.scope.cancel_called and trio.current_time() >= now + member.deadline:
-            return self._failed(run, hook, subject, "took too long")
-        return self._taken(run, hook, subject, answer)
+            return self._failed(run, "took too long")
+        return self._taken(run, answer)
 
-    def _taken(self, run: _Run, hook: _Hook, subject: Subject, answer: object) -> Verdict:
+    def _taken(self, run: _Run, answer: object) -> Verdict:
         """A plugin's answer, once it is sound and its changes are made."""
-        allowed = VERDICTS.get(hook.stage)
+        allowed = VERDICTS.get(run.hook.stage)
         if allowed is None:
             answer = CONTINUE
         elif type(answer) not in allowed:
-            return self._failed(run, hook, subject, f"answered {answer!r:.80}")
+            return self._failed(run, f"answered {answer!r:.80}")
         verdict: Verdict = answer  # type: ignore[assignment]  # its type was looked up
         changes = verdict.changes if isinstance(verdict, Continue | Quarantine) else ()
         if changes:
             try:
-                subject.apply(changes)
+                run.subject.apply(changes)
             except Exception as error:
-                return self._failed(run, hook, subject, "asked for what cannot be", error)
-        if hook.member.breaker.succeeded():
-            self._log.info("plugin.back", plugin=hook.member.name)
-        self._account(run, hook, subject, verdict, len(changes))
+                return self._failed(run, "asked for what cannot be", error)
+        if run.hook.member.breaker.succeeded():
+            self._log.info("plugin.back", plugin=run.hook.member.name)
+        self._account(run, verdict, len(changes))
         return verdict
 
     # ---- failing -------------------------------------------------------------------------------------
 
-    def _spared(self, hook: _Hook, subject: Subject) -> Verdict:
-        cost = subject.ledger.of(hook.member.name)
-        cost.verdict = "left alone after failures"
-        return self._policy(hook)
+    def _spared(self, run: _Run) -> Verdict:
+        run.subject.ledger.of(run.hook.member.name).verdict = "left alone after failures"
+        return self._policy(run.hook)
 
     def _policy(self, hook: _Hook) -> Verdict:
         return _POLICY[hook.member.on_error] if hook.stage in VERDICTS else CONTINUE
 
-    def _failed(
-        self, run: _Run, hook: _Hook, subject: Subject, how: str, error: BaseException | None = None
-    ) -> Verdict:
-        member = hook.member
+    def _failed(self, run: _Run, how: str, error: BaseException | None = None) -> Verdict:
+        hook, member = run.hook, run.hook.member
         now = trio.current_time()
-        cost = subject.ledger.of(member.name)
+        cost = run.subject.ledger.of(member.name)
         cost.seconds += now - run.started
         cost.verdict = f"failed: {how}"
         self._metrics.plugin_failures.labels(plugin=member.name).inc()
@@ -254,9 +270,9 @@ class Chain:
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
 
-    def _account(self, run: _Run, hook: _Hook, subject: Subject, verdict: Verdict, changes: int) -> None:
-        ledger = subject.ledger
-        cost = ledger.of(hook.member.name)
+    def _account(self, run: _Run, verdict: Verdict, changes: int) -> None:
+        ledger, name = run.subject.ledger, run.hook.member.name
+        cost = ledger.of(name)
         cost.seconds += trio.current_time() - run.started
         cost.changes += changes
         if verdict is CONTINUE:
@@ -266,7 +282,7 @@ class Chain:
             ledger.score += verdict.score
         if type(verdict) is not Continue:
             cost.verdict = _NAMES[type(verdict)]
-            self._metrics.plugin_verdicts.labels(plugin=hook.member.name, verdict=cost.verdict).inc()
+            self._metrics.plugin_verdicts.labels(plugin=name, verdict=cost.verdict).inc()
 
     def note_seconds(self, ledger: Ledger) -> None:
         """A mail or a session is over: its plugins' time goes into the metrics, once for all their calls."""

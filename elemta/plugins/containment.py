@@ -1,4 +1,4 @@
-"""What may leave a plugin's call, and what may not.
+"""What may leave a plugin's call.
 
 What is not here: what becomes of a mail whose plugin failed (`plugins.chain`). Our own cancellation and
 `KeyboardInterrupt` always pass; everything else ends with the call, a plugin's own `BaseException`, `SystemExit` and

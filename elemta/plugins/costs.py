@@ -1,4 +1,4 @@
-"""What each plugin cost a session and a mail: time, verdict, changes.
+"""What each plugin cost: time, verdict, changes.
 
 What is not here: measuring it (`plugins.chain`), or showing it (`cli`, `web`).
 """

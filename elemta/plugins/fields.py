@@ -1,4 +1,4 @@
-"""The fields of a header as plugins see and change them; pure.
+"""The fields of a header, as plugins see them; pure.
 
 What is not here: counting and bounds of whole blocks (`mail.headers`), changes as plugins ask for them
 (`plugins.verdicts`). RFC 5322 §2.2. A block that holds lines which are no fields keeps them: what is not changed comes

@@ -1,4 +1,4 @@
-"""Finds plugins, and makes them with their settings.
+"""Finds plugins.
 
 A plugin is known by a name: an entry point of the group `elemta.plugins` (how packages, Elemta's own among them, offer
 theirs), or a file `NAME.py` in the folder of the configuration. What is not here: calling them (`plugins.chain`).

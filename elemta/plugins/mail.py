@@ -1,4 +1,4 @@
-"""One mail on its way in, as plugins see it and change it.
+"""One mail on its way in, as plugins see it.
 
 What is not here: calling plugins (`plugins.chain`), or what the server makes of the changes (`inbound.plugged`). What a
 plugin is given cannot be written to but for `notes`; changes come with a verdict and are applied here, so that the next

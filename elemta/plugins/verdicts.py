@@ -1,4 +1,4 @@
-"""What a plugin may answer, and what it may change.
+"""What a plugin may answer.
 
 What is not here: who is asked when (`plugins.api`), how a change reaches the mail (`plugins.mail`).
 Everything is checked as it is made, so that a plugin's mistake is raised inside the plugin: `ValueError`.

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 
 import trio
 from attrs import evolve
-from structlog.typing import FilteringBoundLogger
 
 from elemta.delivery.base import Delivery
 from elemta.mail.envelope import Envelope, Recipient
 from elemta.mail.outcome import Attempt
-from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch
+from elemta.plugins.chain import Chain
 from elemta.queue.agenda import Room
 from elemta.queue.dispatcher import Dispatcher
 from elemta.queue.membership import LEAVE_SECONDS, Membership
@@ -47,16 +47,16 @@ class QueueService:
         *,
         runtime: Runtime,
         options: QueueOptions,
-        log: FilteringBoundLogger,
-        metrics: Metrics,
+        watch: Watch,
+        plugins: Chain | None = None,
     ) -> None:
         self._store = store
         self._delivery = delivery
         self._runtime = runtime
         self._options = options
-        self._log = log
-        self._spool = Spool(store, log=log, metrics=metrics)
-        self._shop = Workshop(store, self._spool, delivery, runtime, options, log, metrics)
+        self._log = watch.log
+        self._spool = Spool(store, log=watch.log, metrics=watch.metrics)
+        self._shop = Workshop(store, self._spool, delivery, runtime, options, watch.log, watch.metrics, plugins)
         self._dispatcher = Dispatcher(self._shop)
         self._membership = Membership(self._shop, self._dispatcher)
 

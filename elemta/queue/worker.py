@@ -23,6 +23,7 @@ from elemta.mail.outcome import Deferred, Delivered, Outcome
 from elemta.mail.reply import Reply
 from elemta.queue.agenda import Due
 from elemta.queue.content import StoredContent
+from elemta.queue.plugged import Held, PluggedAttempt
 from elemta.queue.record import Recorder
 from elemta.queue.schedule import pending
 from elemta.queue.settlement import Settlement, Settler, Tried
@@ -36,6 +37,7 @@ INTERRUPTED_SECONDS = 5.0
 
 #: Local error in processing, RFC 5321 §4.2.3 and RFC 3463 §3.4 (other or undefined mail system status).
 _OUR_DEFECT = Reply(451, "4.3.0", "the delivery broke off with an internal error")
+_HELD = Reply(451, "4.7.1", "held by a filter of this server")
 _NO_CONTENT = Reply(451, "4.3.0", "the content cannot be read")
 #: Bad connection, RFC 3463 §3.5.
 _OVERRAN = Reply(451, "4.4.2", "the attempt took too long")
@@ -93,6 +95,9 @@ class Worker:
         self._begin: Ticket | None = None
         self._content: StoredContent | None = None
         self._outcomes: Sequence[Outcome] | None = None
+        self._plugged: PluggedAttempt | None = None
+        #: Why a plugin wants the mail held.
+        self._held = ""
         #: The gate was passed: from here on nobody can say what the remote has.
         self._opened = False
         self._store_away = False
@@ -131,8 +136,13 @@ class Worker:
             outcomes = self._outcomes = await self._deliver(due)
             if outcomes is None:
                 self._stopped(due)
+            elif self._held:
+                await self._hold(due, outcomes, self._held)
             elif not self._late:
+                plugged = self._plugged
                 await self._settle(due, outcomes)
+                if plugged is not None:
+                    await plugged.after(outcomes)
 
     # ---- the delivery ----------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Worker:
                 self._begin = shop.spool.post(Begin(mail.id, shop.options.node, due.token, self._started_at))
             self.deadline = self._started + shop.options.attempt_seconds
             self._supply.watch(self.deadline)
-            outcomes = await shop.delivery.deliver(job)
+            outcomes = await self._plugins_say(mail, job, self._content) or await shop.delivery.deliver(job)
             if len(outcomes) == len(job.envelope.recipients):
                 return outcomes
             shop.log.error("delivery.defect", queue_id=mail.id, outcomes=len(outcomes), destination=mail.destination)
@@ -170,6 +180,18 @@ class Worker:
         finally:
             self.deadline = inf
             self._supply.reached(mail.destination)
+
+    async def _plugins_say(self, mail: QueuedMail, job: Job, content: StoredContent) -> Sequence[Outcome] | None:
+        """What comes of the attempt where plugins do not let it be made."""
+        chain = self._shop.plugins
+        if chain is None:
+            return None
+        self._plugged = PluggedAttempt(chain, mail, job, content)
+        found = await self._plugged.before()
+        if isinstance(found, Held):
+            self._held = found.reason
+            return self._deferred(mail, _HELD)
+        return found
 
     async def _gate(self) -> bool:
         """True once the attempt is marked durably, and the mail is still ours."""

@@ -8,6 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.delivery.base import Delivery
 from elemta.observe.metrics import Metrics
+from elemta.plugins.chain import Chain
 from elemta.queue.options import QueueOptions
 from elemta.queue.spool import Spool
 from elemta.runtime.world import Runtime
@@ -25,3 +26,5 @@ class Workshop:
     options: QueueOptions
     log: FilteringBoundLogger
     metrics: Metrics
+    #: None without plugins.
+    plugins: Chain | None = None

@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from elemta.config.sections import Config
 from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch
 from elemta.queue.service import QueueService
 from elemta.simulation.channel import Contexts
 from elemta.simulation.clock import VirtualClock
@@ -30,7 +31,7 @@ from elemta.simulation.resolver import ScriptedResolver
 from elemta.simulation.scenario import CERT_FILE, SERVER_ADDRESS, Scenario
 from elemta.storage.base import StoreUnavailable
 from elemta.storage.inbox import MemoryInbox
-from elemta.supervisor.build import Security, Stores, Watch, World, bind, build_server
+from elemta.supervisor.build import Security, Stores, World, bind, build_server
 from elemta.supervisor.server import Server
 from elemta.supervisor.tls import load_server_tls
 

@@ -14,9 +14,10 @@ from structlog.typing import FilteringBoundLogger
 from elemta.config.sections import Config
 from elemta.config.tls import DnsUpdateSection
 from elemta.net.base import Network
+from elemta.observe.watch import Watch
 from elemta.resolver.base import Resolver
 from elemta.runtime.world import Runtime
-from elemta.supervisor.build import Watch, World
+from elemta.supervisor.build import World
 from elemta.supervisor.failures import CannotStart, cannot_listen
 from elemta.tls.acme.base import Binding
 from elemta.tls.acme.cabinet import Cabinet

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 
 from attrs import frozen
-from structlog.typing import FilteringBoundLogger
 
 from elemta.auth.authenticator import Authenticator
 from elemta.config.listeners import effective_listeners
@@ -28,7 +27,7 @@ from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound, InboundService
 from elemta.inbound.transaction import Services
 from elemta.net.base import Network
-from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch as Watch
 from elemta.queue.options import LOOK_SECONDS, WAITING_MAILS, QueueOptions
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.service import QueueService
@@ -69,14 +68,6 @@ class Stores:
     inbox: InboxStore
     shared: SharedStore | None = None
     node: str = ""
-
-
-@frozen
-class Watch:
-    """Where the server says what it does."""
-
-    log: FilteringBoundLogger
-    metrics: Metrics
 
 
 @frozen
@@ -152,8 +143,8 @@ def build_server(
         router,
         runtime=world.runtime,
         options=_queue_options(config, stores),
-        log=watch.log,
-        metrics=watch.metrics,
+        watch=watch,
+        plugins=None if security.plugins is None else security.plugins.chain,
     )
     services = Services(
         queue=queue,

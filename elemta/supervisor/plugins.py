@@ -12,6 +12,7 @@ import trio
 
 from elemta.config.sections import Config
 from elemta.inbound.plugged import Plugins
+from elemta.observe.watch import Watch
 from elemta.plugins.api import KeyValue
 from elemta.plugins.chain import Chain, Member
 from elemta.plugins.containment import to_pass
@@ -19,7 +20,7 @@ from elemta.plugins.host import Facilities
 from elemta.plugins.loader import PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
 from elemta.plugins.tasks import TaskKeeper
 from elemta.plugins.watchdog import Watchdog
-from elemta.supervisor.build import Watch, World
+from elemta.supervisor.build import World
 
 #: Seconds that one plugin may take to start: it may fetch something.
 START_SECONDS = 30.0

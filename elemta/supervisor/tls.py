@@ -5,8 +5,8 @@ What is not here: serving it (`tls.server`), a self-signed certificate (`supervi
 """
 
 from elemta.config.sections import Config
+from elemta.observe.watch import Watch
 from elemta.runtime.world import Runtime
-from elemta.supervisor.build import Watch
 from elemta.supervisor.certificate import self_signed_files
 from elemta.supervisor.failures import CONFIG, CannotStart
 from elemta.tls.contexts import ContextOptions, TlsUnusable

@@ -24,8 +24,8 @@ from elemta.auth.server_secret import FileSecret, SharedSecret
 from elemta.auth.tokens import TokenValidator
 from elemta.config.auth import AuthSection, SenderRule
 from elemta.config.sections import Config
+from elemta.observe.watch import Watch
 from elemta.runtime.world import Runtime
-from elemta.supervisor.build import Watch
 from elemta.supervisor.user_backends import UserBackend, make_users
 
 #: Seconds that closing users and connections may take.

@@ -21,6 +21,7 @@ from elemta.mail.outcome import Delivered, Outcome
 from elemta.mail.reply import Reply
 from elemta.observe.log import make_logger
 from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch
 from elemta.queue.options import QueueOptions
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.service import QueueService
@@ -124,9 +125,8 @@ async def run(arguments: argparse.Namespace, folder: str) -> None:
     mails = arguments.mails // arguments.sessions * arguments.sessions
     delivery = NullDelivery(mails, arguments.dialogue / 1000)
     options = QueueOptions(node="bench", hostname="bench.example", retry=RetryPolicy((60.0,), 3))
-    log = make_logger("info" if arguments.log else "error", "json")
-    metrics = Metrics()
-    service = QueueService(store, delivery, runtime=runtime, options=options, log=log, metrics=metrics)  # type: ignore[arg-type]  # only the verbs the bench meets
+    watch = Watch(make_logger("info" if arguments.log else "error", "json"), Metrics())
+    service = QueueService(store, delivery, runtime=runtime, options=options, watch=watch)  # type: ignore[arg-type]  # only the verbs the bench meets
     content = b"Subject: bench\r\n\r\n" + b"x" * 4076 + b"\r\n"
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
@@ -138,8 +138,8 @@ async def run(arguments: argparse.Namespace, folder: str) -> None:
         await delivery.done.wait()
         ended, cpu_ended = time.perf_counter(), time.process_time()
         nursery.cancel_scope.cancel()
-    commits = metrics.registry.get_sample_value("elemta_store_commits_total") or 1
-    changes = metrics.registry.get_sample_value("elemta_store_changes_total") or 0
+    commits = watch.metrics.registry.get_sample_value("elemta_store_commits_total") or 1
+    changes = watch.metrics.registry.get_sample_value("elemta_store_changes_total") or 0
     print(
         f"{mails} mails, {arguments.sessions} sessions: {(cpu_ended - cpu) / mails * 1e6:.1f} µs CPU a mail, "
         f"accepted {mails / (accepted - began):.0f}/s, relayed {mails / (ended - began):.0f}/s, "

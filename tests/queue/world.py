@@ -20,6 +20,8 @@ from elemta.mail.envelope import Envelope, Notify, Priority, Recipient
 from elemta.mail.outcome import Deferred, Delivered, Failed, Outcome, Peer
 from elemta.mail.reply import Reply
 from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch
+from elemta.plugins.chain import Chain
 from elemta.queue.options import QueueOptions
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.service import QueueService
@@ -225,7 +227,14 @@ class FaultyStore(MemoryStore):
 class World:
     """One node with everything around it."""
 
-    def __init__(self, store: FaultyStore | None = None, *, shared: SharedStore | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        store: FaultyStore | None = None,
+        *,
+        shared: SharedStore | None = None,
+        plugins: Chain | None = None,
+        **options: Any,
+    ) -> None:
         """`shared` is the node's way to a store that others use as well; `store` is the only node's own."""
         self.clock = VirtualWall()
         self.store = store or FaultyStore()
@@ -248,8 +257,8 @@ class World:
             self.delivery,
             runtime=self.runtime,
             options=self.options,
-            log=self.log,
-            metrics=self.metrics,
+            watch=Watch(self.log, self.metrics),
+            plugins=plugins,
         )
 
     def running(self) -> AbstractAsyncContextManager[trio.Nursery]:

@@ -1,0 +1,90 @@
+"""The plugins' part in an attempt to deliver.
+
+What is not here: calling them (`plugins.chain`), or the attempt (`queue.worker`). Content is immutable here: a plugin
+may stop an attempt, not change a mail.
+"""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from elemta.delivery.base import Job
+from elemta.mail.outcome import Deferred, Failed, Outcome
+from elemta.plugins.api import Delivery, Stage
+from elemta.plugins.chain import Chain
+from elemta.plugins.content import Chunks
+from elemta.plugins.costs import Ledger
+from elemta.plugins.mail import frozen_annotations
+from elemta.plugins.verdicts import Change, Defer, Quarantine, Reject
+from elemta.queue.content import StoredContent
+from elemta.storage.records import QueuedMail
+
+
+@frozen
+class Held:
+    """A plugin wants the mail to wait for an operator."""
+
+    reason: str
+
+
+class _Content:
+    """A queued mail's octets as plugins read them."""
+
+    __slots__ = ("_stored", "header_octets", "size")
+
+    def __init__(self, stored: StoredContent, header_octets: int) -> None:
+        self._stored = stored
+        self.size = stored.size
+        self.header_octets = header_octets
+
+    async def read(self, offset: int, limit: int) -> bytes:
+        """At most `limit` octets from `offset`; empty at the end."""
+        return await self._stored.read(offset, limit)
+
+    def chunks(self, offset: int = 0) -> Chunks:
+        """All octets from `offset`, piece by piece."""
+        return Chunks(self.read, offset)
+
+
+class PluggedAttempt:
+    """One attempt's side of it."""
+
+    __slots__ = ("_chain", "_delivery", "ledger")
+
+    def __init__(self, chain: Chain, mail: QueuedMail, job: Job, content: StoredContent) -> None:
+        self._chain = chain
+        self.ledger = Ledger()
+        self._delivery = Delivery(
+            id=mail.id,
+            envelope=job.envelope,
+            destination=mail.destination,
+            attempts=mail.attempts,
+            annotations=frozen_annotations(mail.annotations),
+            content=_Content(content, mail.content.header_octets),
+        )
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """A queued mail is not changed. Raises `ValueError`."""
+        raise ValueError("a mail in the queue cannot be changed any more")
+
+    async def before(self) -> Sequence[Outcome] | Held | None:
+        """What comes of the attempt without making it; None to go on."""
+        if not self._chain.has(Stage.PRE_DELIVERY):
+            return None
+        verdict = await self._chain.ask(Stage.PRE_DELIVERY, self, self._delivery)
+        recipients = len(self._delivery.envelope.recipients)
+        match verdict:
+            case Reject():
+                return (Failed(verdict.reply),) * recipients
+            case Defer():
+                return (Deferred(verdict.reply),) * recipients
+            case Quarantine(reason):
+                return Held(reason)
+            case _:
+                return None
+
+    async def after(self, outcomes: Sequence[Outcome]) -> None:
+        """The attempt is settled."""
+        if self._chain.has(Stage.POST_DELIVERY):
+            await self._chain.tell(Stage.POST_DELIVERY, self, self._delivery, tuple(outcomes))
+        self._chain.note_seconds(self.ledger)

@@ -1,0 +1,117 @@
+"""What plugins decide about attempts to deliver."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from attrs import evolve
+
+from elemta.mail.outcome import Outcome
+from elemta.plugins.api import (
+    CONTINUE,
+    AddHeader,
+    Continue,
+    Defer,
+    Delivery,
+    OnError,
+    Plugin,
+    Quarantine,
+    Reject,
+    Verdict,
+)
+from elemta.storage.base import Filter, Order, Verb
+from elemta.storage.records import QueueState
+from tests.plugins.fakes import chain_of
+from tests.queue.world import EPOCH, World, submission
+
+
+def deciding(*verdicts: Verdict) -> type[Plugin]:
+    left = list(verdicts)
+
+    class Deciding(Plugin):
+        async def on_pre_delivery(self, delivery: Delivery) -> Verdict:
+            assert b"\r\n" in await delivery.content.read(0, 10_000)
+            return left.pop(0) if left else CONTINUE
+
+    return Deciding
+
+
+async def test_a_deferral_is_tried_again(autojump_clock: object) -> None:
+    async with chain_of(deciding(Defer("not at night", 451, "4.7.1"))) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            queue_id = await world.submit("b@dest.example")
+            await trio.sleep(10)
+            found = await world.store.get(queue_id)
+            assert found is not None
+            assert (found.state, found.attempts) == (QueueState.DEFERRED, 1)
+            assert not world.delivery.calls, "no transport was asked"
+            await trio.sleep(100)
+            assert [call.id for call in world.delivery.calls] == [queue_id]
+
+
+async def test_a_rejection_bounces(autojump_clock: object) -> None:
+    async with chain_of(deciding(Reject("never", 550, "5.7.1"))) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            queue_id = await world.submit("b@dest.example")
+            await trio.sleep(10)
+            assert await world.store.get(queue_id) is None
+    (told,) = [one for one in world.events("delivery.outcome") if one["queue_id"] == queue_id]
+    assert (told["result"], told["reply"]) == ("failed", "550 5.7.1 never")
+
+
+async def test_a_quarantined_mail_waits_for_an_operator(autojump_clock: object) -> None:
+    async with chain_of(deciding(Quarantine("look at this"))) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            queue_id = await world.submit("b@dest.example")
+            await trio.sleep(1000)
+            found = await world.store.get(queue_id)
+            assert found is not None
+            assert (found.state, found.reason, found.owner) == (QueueState.HELD, "look at this", "")
+            await world.service.apply(Order(Verb.RELEASE, Filter(), world.clock.wall(), 10))
+            await trio.sleep(10)
+            assert [call.id for call in world.delivery.calls] == [queue_id]
+
+
+@pytest.mark.parametrize("on_error", OnError)
+async def test_a_failure_is_the_policy(on_error: OnError, autojump_clock: object) -> None:
+    async with chain_of(deciding(Continue([AddHeader("X-Late", "1")])), on_error=on_error) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            await world.submit("b@dest.example")
+            await trio.sleep(10)
+            assert len(world.delivery.calls) == (on_error is OnError.ACCEPT)
+    assert len(bench.events("plugin.failed")) == 1
+
+
+async def test_plugins_hear_what_came_of_it(autojump_clock: object) -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Hearing(Plugin):
+        async def on_post_delivery(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
+            heard.append((delivery.destination, delivery.attempts, len(outcomes)))
+            raise RuntimeError("nobody minds")
+
+    async with chain_of(Hearing) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            await world.submit("b@dest.example")
+            await world.submit("c@dest.example")
+            await trio.sleep(10)
+            assert len(world.delivery.received) == 2
+    assert heard == [("dest.example", 0, 1)] * 2
+
+
+async def test_a_mail_that_came_held_is_never_tried(autojump_clock: object) -> None:
+    world = World()
+    async with world.running():
+        given = evolve(submission(world.ids.new_id(), "b@dest.example"), held="odd", annotations={"tag": "x"})
+        await world.service.submit(given, timeout=10)
+        await trio.sleep(1000)
+        found = await world.store.get(given.id)
+        assert found is not None
+        assert (found.state, found.reason, found.annotations) == (QueueState.HELD, "odd", {"tag": "x"})
+        assert not world.delivery.calls
+        assert found.received_at == EPOCH
