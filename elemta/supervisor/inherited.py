@@ -18,6 +18,7 @@ from attrs import frozen
 
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config
+from elemta.net.activation import HandedSockets
 from elemta.net.balance import Share
 from elemta.net.base import Endpoint
 from elemta.net.shared import SharedSockets, listen_shared
@@ -67,6 +68,8 @@ class Shared:
     listeners: tuple[SharedSockets, ...]
     control: Bound
     web: Bound | None
+    #: Sockets of the service manager for what one worker alone listens at.
+    handed: HandedSockets
 
     @property
     def endpoints(self) -> list[tuple[str, Endpoint]]:
@@ -97,23 +100,33 @@ class Inherited:
 
 
 @contextmanager
-def shared_sockets(config: Config) -> Iterator[Shared]:
-    """Bind every address of a configuration, and give them up at the end. Raises `CannotStart`."""
+def shared_sockets(config: Config, handed: HandedSockets) -> Iterator[Shared]:
+    """Bind every address of a configuration that the service manager has not, and give them up at the end.
+
+    Raises `CannotStart`.
+    """
     listeners: list[SharedSockets] = []
+    ours: list[SharedSockets] = []
     bounds: list[Bound] = []
     sections = effective_listeners(config)
     try:
         for section in sections:
+            found = handed.take(section.address)
+            if found:
+                listeners.append(SharedSockets(section.address, tuple(found)))
+                continue
             one = _bound("listen_addr", section.address, lambda address: listen_shared(address, LISTEN_BACKLOG))
             listeners.append(one)
+            ours.append(one)
         control = _bound("queue_dir", f"unix:{Path(config.queue_dir, CONTROL_NAME).absolute()}", listen_blocking)
         bounds.append(control)
         web = _bound("web.listen_addr", config.web.listen_addr, listen_blocking) if config.web.enabled else None
         bounds += [] if web is None else [web]
-        yield Shared(tuple(section.name for section in sections), tuple(listeners), control, web)
+        yield Shared(tuple(section.name for section in sections), tuple(listeners), control, web, handed)
     finally:
         for shared in listeners:
             shared.close()
+        for shared in ours:
             shared.unlink()
         for bound in bounds:
             bound.close()

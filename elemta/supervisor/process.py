@@ -4,6 +4,7 @@ What is not here: the server in its process (`supervisor.serving`), the workers 
 line's words (`cli.run`). Failures raised: `CannotStart`, with one sentence that says what to do.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from elemta.runtime.clock import SystemClock
 from elemta.supervisor.certificate import provide_certificate
 from elemta.supervisor.failures import NOT_PERMITTED, TEMPORARY, CannotStart
 from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
+from elemta.supervisor.ready import Starter
 from elemta.supervisor.serving import serve_here
 from elemta.supervisor.workers import run_workers
 
@@ -31,15 +33,16 @@ class ProcessOptions:
 def run_process(config: Config, options: ProcessOptions) -> None:
     """Run the server until it is told to stop. Raises `CannotStart`."""
     log = make_logger(config.logging.level, config.logging.format)
+    starter = Starter.of_environment(os.environ, config, ready_fd=options.ready_fd)
     with _owned(config) as lock:
         try:
             provide_certificate(config, SystemClock(), log)
         except OSError as error:
             raise CannotStart(f"no certificate can be made in {config.queue_dir}: {error}.") from error
         if config.processes == 1:
-            serve_here(config, log, ready_fd=options.ready_fd)
+            serve_here(config, log, starter=starter)
         else:
-            run_workers(config, log, lock=lock, ready_fd=options.ready_fd)
+            run_workers(config, log, lock=lock, starter=starter)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from elemta.auth.authenticator import Authenticator
 from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
 from elemta.inbound.service import Bound
+from elemta.net.activation import ActivatedNetwork
 from elemta.net.base import Endpoint
 from elemta.net.shared import InheritedNetwork
 from elemta.net.sockets import SystemNetwork
@@ -39,7 +40,8 @@ from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reaso
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
 from elemta.supervisor.node import node_name
-from elemta.supervisor.ready import announce
+from elemta.supervisor.notify import keep_alive
+from elemta.supervisor.ready import Starter
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
 from elemta.supervisor.stores import UnusableDsn, stores_of
@@ -60,22 +62,25 @@ SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR
 
 
 def serve_here(
-    config: Config, log: FilteringBoundLogger, *, ready_fd: int | None = None, inherited: Inherited | None = None
+    config: Config, log: FilteringBoundLogger, *, starter: Starter | None = None, inherited: Inherited | None = None
 ) -> None:
-    """Run a server in this process until it is told to stop; with `inherited` as a worker. Raises `CannotStart`."""
+    """Run a server in this process until it is told to stop; with `inherited` as a worker, which its parent speaks for.
+
+    Raises `CannotStart`.
+    """
     try:
-        trio.run(_Serving(config, log, ready_fd, inherited).run)
+        trio.run(_Serving(config, log, starter or Starter(), inherited).run)
     except BaseExceptionGroup as group:
         raise reason_of(group) from group
 
 
 class _Serving:
     def __init__(
-        self, config: Config, log: FilteringBoundLogger, ready_fd: int | None, inherited: Inherited | None
+        self, config: Config, log: FilteringBoundLogger, starter: Starter, inherited: Inherited | None
     ) -> None:
         self._config = config
         self._log = log
-        self._ready_fd = ready_fd
+        self._starter = starter
         self._inherited = inherited
         self._metrics = Metrics()
         self._runtime: Runtime = system_runtime()
@@ -89,7 +94,7 @@ class _Serving:
 
     async def run(self) -> None:
         config, inherited = self._config, self._inherited
-        network = SystemNetwork()
+        network: SystemNetwork = ActivatedNetwork(self._starter.sockets)
         if inherited is not None:
             network = InheritedNetwork(inherited.shared.listeners, inherited.share)
         try:
@@ -143,6 +148,7 @@ class _Serving:
                 nursery.start_soon(self._heed_signals, signals, bound, server, nursery)
                 if self._inherited is not None:
                     nursery.start_soon(self._heed_parent, self._inherited, bound, server, nursery)
+                nursery.start_soon(keep_alive, self._starter.notifier)
                 if self._tls is not None:
                     nursery.start_soon(self._tls.run)
                 if acme is not None:
@@ -162,7 +168,8 @@ class _Serving:
         from elemta.supervisor.acme import AcmeService
 
         acme = AcmeService(self._config, world, watch=watch, reload=self._tls.reload)
-        await acme.bind(SystemNetwork())
+        sockets = self._starter.sockets if self._inherited is None else self._inherited.shared.handed
+        await acme.bind(ActivatedNetwork(sockets))
         return acme
 
     async def _live(self, server: Server, stores: Stores) -> None:
@@ -219,15 +226,23 @@ class _Serving:
             self._log.info("server.tasks", tree=task_tree())
         elif order is Order.RELOAD:
             self._log.info("server.reloading", signal=cause)
-            if self._tls is not None:
-                nursery.start_soon(self._tls.reload, cause)
+            nursery.start_soon(self._reload, cause)
         elif order is Order.STOP:
             self._log.warning("server.stopping", signal=cause)
+            self._starter.tell_stopping(0.0)
             server.stop()
         elif not self._draining:
             self._draining = True
             self._log.info("server.draining", signal=cause)
+            self._starter.tell_stopping(self._config.timeouts.shutdown_timeout)
             nursery.start_soon(self._drain, server)
+
+    async def _reload(self, cause: str) -> None:
+        self._starter.tell_reloading()
+        if self._tls is not None:
+            await self._tls.reload(cause)
+        if not self._draining:
+            self._starter.tell_reloaded()
 
     async def _drain(self, server: Server) -> None:
         in_order = await server.drain(self._config.timeouts.shutdown_timeout)
@@ -291,7 +306,7 @@ class _Serving:
             with contextlib.suppress(OSError):
                 self._inherited.line.send(Report().line())
             return
-        say_ready(self._config, self._log, endpoints=server.endpoints, web=web, ready_fd=self._ready_fd)
+        say_ready(self._config, self._log, endpoints=server.endpoints, web=web, starter=self._starter)
 
 
 def say_ready(
@@ -300,14 +315,13 @@ def say_ready(
     *,
     endpoints: Sequence[tuple[str, Endpoint]],
     web: Endpoint | None,
-    ready_fd: int | None,
+    starter: Starter,
 ) -> None:
     """Tell the log, whoever started the server, and a developer where it listens."""
     listeners = [str(end) for _, end in endpoints]
     log.info("server.ready", listeners=listeners, web=None if web is None else str(web), hostname=config.hostname)
     control = str(Path(config.queue_dir, CONTROL_NAME).absolute())
-    if ready_fd is not None:
-        announce(ready_fd, endpoints, web, control)
+    starter.tell_ready(endpoints, web, control)
     if config.dev_mode:
         sys.stderr.write(dev_banner(endpoints[0][1], web, control))
         sys.stderr.flush()

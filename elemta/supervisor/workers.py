@@ -30,6 +30,7 @@ from elemta.supervisor.backoff import Backoff
 from elemta.supervisor.failures import FAILED, CannotStart
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, Shared, shared_sockets
 from elemta.supervisor.lock import QueueLock
+from elemta.supervisor.ready import Starter
 from elemta.supervisor.server import CLOSE_SECONDS
 from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, Terminal, say_ready, serve_here
 
@@ -68,11 +69,11 @@ class _Worker:
                 self.line.send(order.value + b"\n")
 
 
-def run_workers(config: Config, log: FilteringBoundLogger, *, lock: QueueLock, ready_fd: int | None) -> None:
+def run_workers(config: Config, log: FilteringBoundLogger, *, lock: QueueLock, starter: Starter) -> None:
     """Run `config.processes` workers until told to stop. Raises `CannotStart`."""
     _import_all(config)
-    with shared_sockets(config) as shared, _signals() as signals:
-        _Parent(config, log, lock, shared=shared, signals=signals, ready_fd=ready_fd).run()
+    with shared_sockets(config, starter.sockets) as shared, _signals() as signals:
+        _Parent(config, log, lock, shared=shared, signals=signals, starter=starter).run()
 
 
 def _import_all(config: Config) -> None:
@@ -113,14 +114,15 @@ class _Parent:
         *,
         shared: Shared,
         signals: socket.socket,
-        ready_fd: int | None,
+        starter: Starter,
     ) -> None:
         self._config = config
         self._log = log
         self._lock = lock
         self._shared = shared
         self._signals = signals
-        self._ready_fd = ready_fd
+        self._starter = starter
+        self._sign_of_life_at = -inf if starter.notifier.pause else inf
         self._terminal = Terminal()
         self._announced = False
         self._could_start = False
@@ -148,7 +150,7 @@ class _Parent:
     def _pause(self) -> float | None:
         """Seconds until something is due, None when nothing is."""
         starts = [worker.start_at for worker in self._workers if worker.line is None and not self._ending]
-        due = min([self._kill_at, *starts])
+        due = min([self._kill_at, self._sign_of_life_at, *starts])
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def _do_what_is_due(self) -> None:
@@ -159,6 +161,9 @@ class _Parent:
         if now >= self._kill_at:
             self._kill_at = inf
             self._kill()
+        if now >= self._sign_of_life_at:
+            self._starter.notifier.alive()
+            self._sign_of_life_at = now + (self._starter.notifier.pause or inf)
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -168,7 +173,9 @@ class _Parent:
                 if number == signal.SIGUSR2:
                     self._tell(Order.TASKS)
                 elif number == signal.SIGHUP and not self._terminal.is_gone:
+                    self._starter.tell_reloading()
                     self._tell(Order.RELOAD)
+                    self._starter.tell_reloaded()
                 elif number in SIGNALS:
                     self._end(Order.STOP if self._ending else Order.DRAIN, signal.Signals(number).name)
 
@@ -183,6 +190,7 @@ class _Parent:
         self._shared.close_listeners()
         self._tell(order)
         drain = self._config.timeouts.shutdown_timeout if order is Order.DRAIN else 0.0
+        self._starter.tell_stopping(drain)
         self._kill_at = time.monotonic() + drain + CLOSE_SECONDS + WEB_STOP_SECONDS + KILL_MARGIN_SECONDS
 
     def _kill(self) -> None:
@@ -228,7 +236,7 @@ class _Parent:
                 worker.is_ready = self._could_start = True
         if not piece:
             self._bury(worker, line)
-        elif not self._announced and all(one.is_ready for one in self._workers):
+        elif not self._announced and not self._ending and all(one.is_ready for one in self._workers):
             self._announce()
 
     def _bury(self, worker: _Worker, line: socket.socket) -> None:
@@ -263,8 +271,7 @@ class _Parent:
     def _announce(self) -> None:
         self._announced = True
         web = None if self._shared.web is None else self._shared.web.local
-        ready_fd, self._ready_fd = self._ready_fd, None
-        say_ready(self._config, self._log, endpoints=self._shared.endpoints, web=web, ready_fd=ready_fd)
+        say_ready(self._config, self._log, endpoints=self._shared.endpoints, web=web, starter=self._starter)
 
     # ---- in the worker -----------------------------------------------------------------------
 
@@ -293,8 +300,8 @@ class _Parent:
         for worker in self._workers:
             if worker.line is not None:
                 worker.line.close()
-        if self._ready_fd is not None:
-            os.close(self._ready_fd)
+        if self._starter.ready_fd is not None and not self._announced:
+            os.close(self._starter.ready_fd)
 
 
 def _serve(config: Config, log: FilteringBoundLogger, inherited: Inherited) -> int:
