@@ -20,8 +20,8 @@ from elemta.plugins.api import KeyValue
 KEY_OCTETS: Final = 200
 #: Octets of a value; `plugins.api.KeyValue` promises them.
 VALUE_OCTETS: Final = 4096
-#: Octets of a namespace in UTF-8: ours; a plugin's name is some letters.
-NAMESPACE_OCTETS: Final = 64
+#: Octets of a namespace in UTF-8. Ours: a plugin's name is some letters, but may be a file's.
+NAMESPACE_OCTETS: Final = 200
 #: Seconds that anything may be kept: ten years. Ours: beyond, somebody took milliseconds for seconds.
 LONGEST_SECONDS: Final = 10 * 366 * 86_400.0
 #: Seconds that a call takes at most; then it is `SharedAway`. A sixth of a plugin's deadline, `api.DEADLINE_SECONDS`.

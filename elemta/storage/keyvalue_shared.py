@@ -4,12 +4,14 @@ What is not here: statements (`keyvalue_statements`), connections (`datasource`)
 one transaction, a few at a time, so that plugins leave the queue its connections. A batch goes through its keys in
 their order: two nodes do not wait for each other in a circle.
 
-The table is made by the first call that finds the server there. What is over is swept by every node; a namespace with
-too many entries loses those that end soonest, and may hold more until the next look. Failures raised: `SharedAway`; a
-call that waited for its answer, or whose connection broke, may have been carried out, once.
+The table is made as soon as the server is there, or by the first call. What is over is swept by every node; a
+namespace with too many entries loses those that end soonest, and may hold more until the next look. Failures raised:
+`SharedAway`; a call that waited for its answer, or whose connection broke, may have been carried out, once.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
 from math import inf
 from typing import Final
 
@@ -19,7 +21,7 @@ from elemta.datasource.base import Connection, DatabaseError, DatabaseRefused, O
 from elemta.datasource.migrations import MigratableDatabase, migrate
 from elemta.datasource.options import Dialect
 from elemta.plugins.api import KeyValue, SharedAway
-from elemta.storage.keyvalue import CALL_SECONDS, Add, Answer, Get, NoCounter, Operation, Shelf
+from elemta.storage.keyvalue import CALL_SECONDS, Add, Answer, Get, NoCounter, Shelf
 from elemta.storage.keyvalue_desk import Desk, Ticket
 from elemta.storage.keyvalue_statements import COMPONENT, WORDS, carry_out_there
 
@@ -38,6 +40,9 @@ SWEEPS_A_LOOK: Final = 10
 #: Entries that one statement sweeps: some 10 ms, for which it may be in the way of others.
 SWEPT_ENTRIES: Final = 500
 
+#: Told to who has left.
+NOBODY: Final = Answer(is_done=False)
+#: As SQLite does it: what the power takes along are the last moments. MySQL leaves no choice to a session.
 _ASYNCHRONOUS: Final = "SELECT set_config('synchronous_commit', 'off', true)"
 
 
@@ -82,7 +87,7 @@ class SharedKeyValue:
             return
         tickets = sorted(batch, key=lambda ticket: (ticket.operation.namespace, ticket.operation.key))
         try:
-            answers = await self._carry_out([ticket.operation for ticket in tickets])
+            answers = await self._carry_out(tickets)
         except DatabaseRefused as error:
             await self._refused(tickets, error)
         except DatabaseError as error:
@@ -107,17 +112,21 @@ class SharedKeyValue:
         for ticket in tickets:
             ticket.settle(SharedAway(why))
 
-    async def _carry_out(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+    async def _carry_out(self, tickets: Sequence[Ticket]) -> Sequence[Answer]:
         await self._make()
 
         async def work(connection: Connection) -> list[Answer]:
-            return [await carry_out_there(connection, self._words, operation) for operation in operations]
+            # It may run again long after: what nobody waits for any more is not done behind everybody's back.
+            return [
+                NOBODY if ticket.is_left else await carry_out_there(connection, self._words, ticket.operation)
+                for ticket in tickets
+            ]
 
         async def not_synced(connection: Connection) -> list[Answer]:
             await connection.fetch(_ASYNCHRONOUS)
             return await work(connection)
 
-        if all(isinstance(operation, Get) for operation in operations):
+        if all(isinstance(ticket.operation, Get) for ticket in tickets):
             return await self._database.look(work)
         return await self._database.transact(not_synced if self._database.dialect is Dialect.POSTGRESQL else work)
 
@@ -134,15 +143,12 @@ class SharedKeyValue:
     # ---- sweeping --------------------------------------------------------------------------------
 
     async def _keep_sweeping(self) -> None:
-        number = 0
-        while True:
-            await trio.sleep(SWEEP_SECONDS)
-            number += 1
-            try:
+        """The first time at once, which makes the table: who may make it need not be who calls later."""
+        for number in count():
+            # Calls fail for the same reason, and say so; the next sweep takes what this one left.
+            with suppress(DatabaseError):
                 await self.sweep(looks=number % SWEEPS_A_LOOK == 0)
-            except DatabaseError:
-                # Calls fail for the same reason, and say so; the next sweep takes what this one left.
-                continue
+            await trio.sleep(SWEEP_SECONDS)
 
     async def sweep(self, *, looks: bool = True) -> None:
         """Remove what is over; and where it `looks`, what is too much. Raises `DatabaseError`."""
@@ -151,8 +157,8 @@ class SharedKeyValue:
         if looks:
             most = self._entries
             rows = await self._database.look(lambda connection: connection.fetch(self._words.crowded, most))
-            for namespace, count in rows:
-                await self._remove(self._words.thin, namespace, surplus=int(count) - most)
+            for namespace, entries in rows:
+                await self._remove(self._words.thin, namespace, surplus=int(entries) - most)
 
     async def _remove(self, statement: str, *values: object, surplus: float = inf) -> None:
         """Remove so many, some at a time."""

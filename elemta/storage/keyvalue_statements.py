@@ -106,7 +106,7 @@ def _mysql() -> Words:
             "state",
             (
                 """CREATE TABLE IF NOT EXISTS elemta_plugin_state (
-                namespace varbinary(64) NOT NULL, name varbinary(200) NOT NULL, value varbinary(4096) NOT NULL,
+                namespace varbinary(200) NOT NULL, name varbinary(200) NOT NULL, value varbinary(4096) NOT NULL,
                 until_at double NOT NULL, PRIMARY KEY (namespace, name), INDEX elemta_plugin_state_until (until_at)
                 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC""",
             ),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from elemta.datasource.base import Connection
+from elemta.datasource.base import Connection, DatabaseUnusable
 from elemta.datasource.options import DatabaseOptions, Dialect
 from elemta.datasource.pool import PooledDatabase
 from elemta.plugins.api import KeyValue, SharedAway
@@ -199,6 +199,21 @@ async def test_a_server_that_nobody_reaches_is_away_at_once(world: SharedWorld) 
         proxy.is_refusing = False
         with trio.fail_after(10):
             assert await eventually(store.of("one")) == b"5"
+
+
+async def test_the_table_is_made_at_the_start_for_who_may_not_make_it_later(world: SharedWorld) -> None:
+    async with world.node():
+        async with running(world.options) as database:
+            with trio.fail_after(10):
+                assert await eventually_rows(database) == 0
+
+
+async def eventually_rows(database: PooledDatabase) -> int:
+    while True:
+        try:
+            return await database.look(lambda connection: connection.execute("DELETE FROM elemta_plugin_state"))
+        except DatabaseUnusable:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_store_may_start_before_its_database(world: SharedWorld) -> None:
