@@ -53,6 +53,8 @@ PACKAGE_OF_PROGRAM = {
     "named": "bind9",
     "nmap": "nmap",
     "nsenter": "util-linux",
+    "opendkim": "opendkim",
+    "opendkim-genkey": "opendkim-tools",
     "openssl": "openssl",
     "pebble": "pebble",
     "pebble-challtestsrv": "pebble",
