@@ -1,6 +1,9 @@
 """Proxies that tell whose connection they pass on: which list is sound, which one gives more than was meant."""
 
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from elemta.config.load import Loaded
 from elemta.config.problems import ConfigError
 
 Configure = Callable[..., Loaded]
+MANUAL = Path(__file__).parents[2] / "docs" / "proxy-protocol.md"
 KEY = "listeners[0].proxy_protocol"
 
 
@@ -70,3 +74,8 @@ def test_behind_a_proxy_a_loopback_address_does_not_let_anybody_log_in_without_t
     ((key, says),) = warned_of(configure, behind("127.0.0.1", address="127.0.0.1:587", auth=True) | auth)
     assert key == "listeners[0].auth"
     assert "Give it TLS" in says
+
+
+def test_the_example_of_the_manual_is_sound(configure: Configure) -> None:
+    (document,) = re.findall(r"^```json\n(.*?)^```$", MANUAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert configure(json.loads(document)).warnings == ()

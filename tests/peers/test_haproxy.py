@@ -1,8 +1,10 @@
 """A real HAProxy in front of a real server: whom the server takes its clients for, its checks, who is closed."""
 
+import re
 import smtplib
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,15 @@ def test_tls_goes_through_the_proxy(
         wait_until(lambda: bool(logged(server, "session.ended")), "the session is logged")
         (found,) = logged(server, "session.ended")
         assert (client_of(found), found["tls"]) == (CLIENT, "TLSv1.3")
+
+
+def test_the_manuals_example_is_one_for_haproxy(haproxy: Path, tmp_path: Path) -> None:
+    manual = Path(__file__).parents[2] / "docs" / "proxy-protocol.md"
+    (example,) = re.findall(
+        r"^```text\n(listen .*?)^```$", manual.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "haproxy.cfg").write_text(example)
+    judged = subprocess.run(
+        [haproxy, "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False
+    )
+    assert (judged.returncode, judged.stderr) == (0, ""), judged.stderr
