@@ -17,6 +17,8 @@ _PIECE: Final = re.compile(
 )
 #: What lies within a comment, or ends it; comments nest (§3.2.2).
 _COMMENT_PIECE: Final = re.compile(r"[^()\\]++|\\.|[()]", re.DOTALL)
+#: What no address holds but in quotes.
+_MEANINGFUL: Final = frozenset("<>:")
 #: Characters of a list that are quoted in a failure.
 _SHOWN_CHARACTERS: Final = 60
 
@@ -86,9 +88,9 @@ def _address(item: list[str]) -> list[str]:
             item = item[item.index(":") + 1 :]
         if not item:
             raise ValueError("there is nothing between the angle brackets")
-    for first, second in itertools.pairwise(item):
-        if not (first.endswith((".", "@")) or second.startswith((".", "@"))):
-            raise ValueError(f"{_shown(' '.join(item))!r} is no address")
+    apart = (a.endswith((".", "@")) or b.startswith((".", "@")) for a, b in itertools.pairwise(item))
+    if not (_MEANINGFUL.isdisjoint(item) and all(apart)):
+        raise ValueError(f"{_shown(' '.join(item))!r} is no address")
     return ["".join(item)] if item else []
 
 

@@ -7,7 +7,6 @@ the command line is read (`cli.sendmail_options`), the mail mended (`cli.sendmai
 """
 
 import os
-import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,10 @@ SERVER_VARIABLE: Final = "ELEMTA_SENDMAIL_SERVER"
 SYSTEM_CONFIG: Final = Path("/etc/elemta/elemta.conf")
 #: Where a server listens that no configuration tells of, RFC 5321 §4.5.4.2's port.
 _DEFAULT_SERVER: Final = "127.0.0.1:25"
+#: Octets of chance in a Message-ID: those of a queue id.
+ID_CHANCE_OCTETS: Final = 11
+#: Recipients that are named of those with one answer.
+_MOST_NAMED: Final = 5
 _STDIN, _STDOUT = 0, 1
 
 
@@ -90,7 +93,9 @@ def _deliver(order: Order, environ: Mapping[str, str]) -> SysExit:
         raise Trouble(SysExit.DATAERR, f"the mail has more than {MAX_INPUT_OCTETS} octets")
     point = _point(order, environ)
     now = time.time()
-    author = Author(_user(), point.hostname, now, make_queue_id(int(now * 1000), secrets.randbits(84)))
+    author = Author(
+        _user(), point.hostname, now, make_queue_id(int(now * 1000), int.from_bytes(os.urandom(ID_CHANCE_OCTETS)))
+    )
     letter = write_letter(octets, order, author=author)
     transcript = Transcript(lambda line: print(line, file=sys.stderr)) if order.verbose else None
     return _report(letter, submit(letter, point.address, hostname=point.hostname, transcript=transcript))
@@ -142,17 +147,20 @@ def _report(letter: "Letter", outcomes: Sequence["Outcome"]) -> SysExit:
     """Say what was refused. Each recipient that was taken has the mail, whatever became of the others."""
     from elemta.mail.outcome import Deferred, Delivered, Failed
 
-    refused = [
-        (each, out)
-        for each, out in zip(letter.envelope.recipients, outcomes, strict=True)
-        if not isinstance(out, Delivered)
-    ]
-    for recipient, outcome in refused:
-        doubt = "; it may have the mail all the same" if isinstance(outcome, Deferred) and outcome.uncertain else ""
-        _say(f"{recipient.address}: {outcome.reply}{doubt}")
+    refused = [outcome for outcome in outcomes if not isinstance(outcome, Delivered)]
+    named: dict[str, list[str]] = {}
+    for recipient, outcome in zip(letter.envelope.recipients, outcomes, strict=True):
+        if not isinstance(outcome, Delivered):
+            doubt = (
+                "; the mail may be there all the same" if isinstance(outcome, Deferred) and outcome.uncertain else ""
+            )
+            named.setdefault(f"{outcome.reply}{doubt}", []).append(str(recipient.address))
+    for reply, who in named.items():
+        rest = f" and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
+        _say(f"{', '.join(who[:_MOST_NAMED])}{rest}: {reply}")
     if refused and len(refused) < len(outcomes):
         _say(f"the mail went to the other {len(outcomes) - len(refused)}")
-    failed = [outcome.reply for _, outcome in refused if isinstance(outcome, Failed)]
+    failed = [outcome.reply for outcome in refused if isinstance(outcome, Failed)]
     if failed:
         # X.1 of RFC 3463 §3.2: it is about the address.
         unknown = all(reply.enhanced.startswith("5.1.") for reply in failed)

@@ -62,19 +62,30 @@ def submit(letter: Letter, address: str, *, hostname: str, transcript: Transcrip
 def connected(address: str) -> Iterator[socket.socket]:
     """A connection to `host:port` or `unix:/path`. Raises `Trouble`."""
     try:
-        if address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(CONNECT_SECONDS)
-            sock.connect(address.removeprefix("unix:"))
-        else:
-            host, _, port = address.rpartition(":")
-            sock = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
-            # The last piece of a mail is a small one: it must not wait for the acknowledgement of the one before.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = _connect_unix(address.removeprefix("unix:")) if address.startswith("unix:") else _connect_tcp(address)
     except (OSError, ValueError) as error:
         raise Trouble(SysExit.TEMPFAIL, f"no server answers at {address}: {error}") from None
     with sock:
         yield sock
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(CONNECT_SECONDS)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
+    # The last piece of a mail is a small one: it must not wait for the acknowledgement of the one before.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 class _Dialogue:
