@@ -1,0 +1,1 @@
+"""The original's rules, written in JSON that is checked when the server starts."""

@@ -1,0 +1,310 @@
+"""Conditions of rules: trees of comparisons, read from JSON or written to it, made into one function.
+
+    {"sender_domain": "example.com", "not": {"client": ["192.0.2.0/24"]}}
+
+Every member of an object must hold. What is not here: the facts (`rules.facts`), the operators (`rules.operators`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from attrs import evolve, frozen
+
+from elemta.config.document import Path
+from elemta.config.kinds import Unfit
+from elemta.plugins.api import Stage
+from elemta.plugins.rules.facts import FACTS, Fact, Situation
+from elemta.plugins.rules.operators import LETTERS, OPERATORS, WRITTEN, Operator, Takes, operator_of
+from elemta.plugins.rules.reading import MAX_LINES_TOLD, Entry, Reading, printed, quoted
+from elemta.plugins.verdicts import RemoveHeader
+
+#: Conditions of one rule; every mail may have to meet them all.
+MAX_CONDITIONS: Final = 500
+
+Holds = Callable[[Situation], bool]
+
+_TREES: Final = ("all", "any", "not")
+_FILE = "file"
+_CASE = "case"
+
+
+@frozen
+class Compare:
+    """One fact, one operator, one operand."""
+
+    fact: Fact
+    operator: Operator
+    #: As read; those of `file` when it is set.
+    entries: tuple[Any, ...]
+    argument: str = ""
+    #: The operand was written as one value, not as a list.
+    is_single: bool = False
+    file: str = ""
+    #: Whether capitals differ from small letters.
+    case: bool = False
+
+    @property
+    def subject(self) -> str:
+        """The fact as a rule names it: `header:Subject`."""
+        return f"{self.fact.name}:{self.argument}" if self.argument else self.fact.name
+
+
+@frozen
+class All:
+    """Every one of them; always true for none."""
+
+    conditions: tuple["Condition", ...]
+
+
+@frozen
+class AnyOf:
+    """At least one of them."""
+
+    conditions: tuple["Condition", ...]
+
+
+@frozen
+class Not:
+    """The opposite."""
+
+    condition: "Condition"
+
+
+Condition = Compare | All | AnyOf | Not
+
+ALWAYS: Final = All(())
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read_condition(reading: Reading, path: Path, value: object) -> Condition:
+    """The condition at a path; problems go to `reading`, and what stands for the condition then is of no use."""
+    if not isinstance(value, dict):
+        reading.unfit(path, value, Unfit('a condition: an object such as {"sender_domain": "example.com"}'))
+        return ALWAYS
+    found = [_read_member(reading, (*path, key), each) for key, each in value.items()]
+    return found[0] if len(found) == 1 else All(tuple(found))
+
+
+def count_conditions(condition: Condition) -> int:
+    """Comparisons in a tree."""
+    match condition:
+        case All(several) | AnyOf(several):
+            return sum(map(count_conditions, several))
+        case Not(one):
+            return count_conditions(one)
+        case Compare():
+            return 1
+
+
+def _read_member(reading: Reading, path: Path, value: object) -> Condition:
+    match path[-1]:
+        case "all":
+            return All(_read_several(reading, path, value))
+        case "any":
+            return AnyOf(_read_several(reading, path, value))
+        case "not":
+            return Not(read_condition(reading, path, value))
+        case _:
+            return _read_fact(reading, path, value)
+
+
+def _read_several(reading: Reading, path: Path, value: object) -> tuple[Condition, ...]:
+    if not isinstance(value, list) or not value:
+        reading.unfit(path, value, Unfit("a list of conditions, at least one"))
+        return ()
+    return tuple(read_condition(reading, (*path, number), each) for number, each in enumerate(value))
+
+
+def _read_fact(reading: Reading, path: Path, value: object) -> Condition:
+    name, colon, argument = str(path[-1]).partition(":")
+    fact = FACTS.get(name)
+    if fact is None:
+        reading.unknown(path, "fact", (*FACTS, *_TREES), word=name)
+        return ALWAYS
+    _check_fact(reading, path, fact, argument if colon else "")
+    if not isinstance(value, dict) or set(value) == {_FILE}:
+        return _read_bare(reading, path, value, Compare(fact, _operator(fact), (), argument))
+    return _read_operators(reading, path, value, Compare(fact, _operator(fact), (), argument))
+
+
+def _operator(fact: Fact) -> Operator:
+    return next(iter(OPERATORS[fact.kind].values()))
+
+
+def _check_fact(reading: Reading, path: Path, fact: Fact, argument: str) -> None:
+    if bool(fact.argument) is not bool(argument):
+        form = f"{fact.name}:{fact.argument}" if fact.argument else fact.name
+        reading.error(path, f'this fact is written "{form}".')
+    elif fact.argument == "Name":
+        try:
+            RemoveHeader(argument)
+        except ValueError:
+            reading.error(path, "behind the colon stands the name of a header field.")
+    if unknown := [stage.value for stage in reading.stages if stage not in fact.stages]:
+        known = [stage.value for stage in Stage if stage in fact.stages]
+        reading.error(path, f"this is not known at {quoted(unknown)}; it is at {quoted(known)}.")
+
+
+def _read_bare(reading: Reading, path: Path, value: object, compare: Compare) -> Condition:
+    kind = compare.fact.kind
+    name = operator_of(kind, [] if isinstance(value, dict) else value)
+    if not name:
+        reading.unfit(path, value, Unfit(f"an object with an operator: {', '.join(OPERATORS[kind])}"))
+        return ALWAYS
+    return _read_operand(reading, path, value, evolve(compare, operator=OPERATORS[kind][name]))
+
+
+def _read_operators(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> Condition:
+    operators = OPERATORS[compare.fact.kind]
+    case = _read_case(reading, path, value, compare)
+    found: list[Condition] = []
+    for name, operand in value.items():
+        if name == _CASE:
+            continue
+        if name not in operators:
+            reading.unknown((*path, name), "operator", operators, of=f" for {compare.fact.kind.value}")
+            continue
+        looks = case and name in LETTERS
+        each = evolve(compare, operator=operators[name], case=looks)
+        found.append(_read_operand(reading, (*path, name), operand, each))
+    if not set(value) - {_CASE}:
+        reading.error(path, f"an operator is missing; known are {', '.join(operators)}.")
+    return found[0] if len(found) == 1 else All(tuple(found))
+
+
+def _read_case(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> bool:
+    if _CASE not in value:
+        return False
+    case = value[_CASE]
+    if not isinstance(case, bool):
+        reading.unfit((*path, _CASE), case, Unfit("true or false"))
+    elif compare.fact.kind not in WRITTEN or not LETTERS & set(value):
+        reading.error((*path, _CASE), "no operator here looks at letters; take this key away.")
+    return case is True
+
+
+def _read_operand(reading: Reading, path: Path, value: object, compare: Compare) -> Condition:
+    takes = compare.operator.takes
+    if isinstance(value, dict):
+        return _read_file(reading, path, value, compare)
+    if isinstance(value, list):
+        return _read_list(reading, path, value, compare)
+    if takes in (Takes.LIST, Takes.PAIR):
+        reading.unfit(path, value, Unfit(takes.value))
+        return compare
+    try:
+        entry = compare.operator.entry(value)
+    except Unfit as fault:
+        reading.unfit(path, value, fault)
+        return compare
+    return _made(reading, path, evolve(compare, entries=(entry,), is_single=True))
+
+
+def _read_list(reading: Reading, path: Path, value: list[object], compare: Compare) -> Condition:
+    operator = compare.operator
+    if operator.takes is Takes.ONE:
+        several = '; for several there is "one_of"' if "one_of" in OPERATORS[compare.fact.kind] else ""
+        reading.unfit(path, value, Unfit(f"{operator.takes.value}{several}"))
+        return compare
+    least = 2 if operator.takes is Takes.PAIR else 1
+    if not least <= len(value) <= operator.most:
+        many = "2" if least == operator.most else f"{least} to {operator.most}"
+        reading.error(path, f"found {len(value)} entries, expected {many}.")
+        return compare
+    found = []
+    for number, each in enumerate(value):
+        try:
+            found.append(compare.operator.entry(each))
+        except Unfit as fault:
+            reading.unfit((*path, number), each, fault)
+    return _made(reading, path, evolve(compare, entries=tuple(found))) if len(found) == len(value) else compare
+
+
+def _read_file(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> Condition:
+    """`{"file": "partners.txt"}`: one entry a line."""
+    name = value.get(_FILE)
+    if set(value) != {_FILE} or not isinstance(name, str) or compare.operator.takes in (Takes.ONE, Takes.PAIR):
+        reading.unfit(path, value, Unfit(compare.operator.takes.value))
+        return compare
+    here = (*path, _FILE)
+    try:
+        lines = reading.read_entries(name)
+        if not 1 <= len(lines) <= compare.operator.most:
+            raise ValueError(f"it has {len(lines)} entries, expected 1 to {compare.operator.most}")
+    except ValueError as error:
+        reading.error(here, f'the file "{printed(name)}" cannot be used: {error}.')
+        return compare
+    found = []
+    faults: list[tuple[Entry, Unfit]] = []
+    for line in lines:
+        try:
+            found.append(compare.operator.entry(line.text))
+        except Unfit as fault:
+            faults.append((line, fault))
+    for line, unfit in faults[:MAX_LINES_TOLD]:
+        reading.unfit_line(here, name, line, unfit)
+    if len(faults) > MAX_LINES_TOLD:
+        reading.error(here, f"{len(faults) - MAX_LINES_TOLD} more lines of this file are wrong.")
+    return compare if faults else _made(reading, path, evolve(compare, entries=tuple(found), file=name))
+
+
+def _made(reading: Reading, path: Path, compare: Compare) -> Condition:
+    """The comparison, once its test was seen to be possible."""
+    if compare.entries:
+        try:
+            compare.operator.make(compare.entries, compare.case)
+        except Unfit as fault:
+            reading.error(path, f"expected {fault.expected}. {fault.advice}")
+    return compare
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def render_condition(condition: Condition) -> dict[str, Any]:
+    """The JSON of a condition; reading it gives the same."""
+    match condition:
+        case All(()):
+            return {}
+        case All(several):
+            return {"all": [render_condition(each) for each in several]}
+        case AnyOf(several):
+            return {"any": [render_condition(each) for each in several]}
+        case Not(one):
+            return {"not": render_condition(one)}
+        case Compare():
+            case_key = {_CASE: True} if condition.case else {}
+            return {condition.subject: {condition.operator.name: _operand(condition), **case_key}}
+
+
+def _operand(compare: Compare) -> object:
+    if compare.file:
+        return {_FILE: compare.file}
+    return compare.entries[0] if compare.is_single else list(compare.entries)
+
+
+# ---- making --------------------------------------------------------------------------------------
+
+
+def make_condition(condition: Condition) -> Holds:
+    """One function of a condition; it never raises."""
+    match condition:
+        case All(several):
+            return _make_all([make_condition(each) for each in several])
+        case AnyOf(several):
+            some = [make_condition(each) for each in several]
+            return lambda situation: any(each(situation) for each in some)
+        case Not(one):
+            opposite = make_condition(one)
+            return lambda situation: not opposite(situation)
+        case Compare(fact=fact, argument=argument):
+            read, test = fact.read, condition.operator.make(condition.entries, condition.case)
+            return lambda situation: test(read(situation, argument))
+
+
+def _make_all(every: list[Holds]) -> Holds:
+    if not every:
+        return lambda _: True
+    return lambda situation: all(each(situation) for each in every)

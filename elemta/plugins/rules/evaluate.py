@@ -1,0 +1,138 @@
+"""Asks the rules of one stage, in order, until one decides.
+
+A rule that holds makes its changes and lets the next one be asked, unless it decides. Conditions see the mail as it
+came to this plugin: changes are made when all is decided, but a score counts for the rules behind at once.
+What is not here: reading rules (`rules.language`), the hooks (`rules.plugin`). Pure; nothing raises, whatever the mail.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import evolve, frozen
+
+from elemta.config.rules import DefaultAction
+from elemta.plugins.api import Stage
+from elemta.plugins.rules.actions import ACTIONS, Effect, MakeChanges
+from elemta.plugins.rules.conditions import Holds, make_condition
+from elemta.plugins.rules.facts import Situation
+from elemta.plugins.rules.language import Rule
+from elemta.plugins.verdicts import CONTINUE, Change, Continue, Defer, Discard, Quarantine, Reject, Verdict
+
+_BY_DEFAULT: Final[dict[DefaultAction, Verdict | None]] = {
+    DefaultAction.ACCEPT: None,
+    DefaultAction.REJECT: Reject(),
+    DefaultAction.DEFER: Defer(),
+    DefaultAction.DISCARD: Discard("no rule decided"),
+    DefaultAction.QUARANTINE: Quarantine("no rule decided"),
+}
+
+
+@frozen(eq=False)
+class _Ready:
+    """One rule, made ready to be asked."""
+
+    name: str
+    holds: Holds
+    changes: tuple[MakeChanges, ...]
+    score: float
+    verdict: Verdict | None
+    accepts: bool
+    dry_run: bool
+
+
+@frozen(eq=False)
+class Program:
+    """The rules of one stage. `by_default` is what is answered when none of them decided, None to go on."""
+
+    stage: Stage
+    rules: tuple[_Ready, ...]
+    by_default: Verdict | None = None
+
+
+@frozen
+class Decision:
+    """What the rules of a stage came to."""
+
+    verdict: Verdict = CONTINUE
+    #: The name of the rule that decided; empty when none did.
+    decided_by: str = ""
+    #: The names of all that held and were heard.
+    held: tuple[str, ...] = ()
+    #: The names of those that held, but only to be told of.
+    rehearsed: tuple[str, ...] = ()
+
+
+def make_programs(
+    rules: Iterable[Rule], *, default: DefaultAction = DefaultAction.ACCEPT, dry_run: bool = False
+) -> dict[Stage, Program]:
+    """The programs of the stages that have rules. `dry_run` lets none of them, and no default, do anything.
+
+    A default other than to accept holds at each stage that has rules, and where there are none at all, for the whole
+    mail: who refuses everything by default is not open because a folder is empty.
+    """
+    enabled = [rule for rule in rules if rule.enabled]
+    by_default = None if dry_run else _BY_DEFAULT[default]
+    ready: dict[Stage, list[_Ready]] = {stage: [] for stage in Stage}
+    for rule in enabled:
+        one = _make_ready(evolve(rule, dry_run=rule.dry_run or dry_run))
+        for stage in rule.stages:
+            ready[stage].append(one)
+    if by_default is not None and not any(ready.values()):
+        return {Stage.DATA_COMPLETE: Program(Stage.DATA_COMPLETE, (), by_default)}
+    return {
+        stage: Program(stage, tuple(rules_of), by_default if stage in ACTIONS[default.value].stages else None)
+        for stage, rules_of in ready.items()
+        if rules_of
+    }
+
+
+def _make_ready(rule: Rule) -> _Ready:
+    effects = [action.effect() for action in rule.actions]
+    last = effects[-1] if effects else Effect()
+    return _Ready(
+        name=rule.name,
+        holds=make_condition(rule.condition),
+        changes=tuple(effect.changes for effect in effects if effect.changes is not None),
+        score=sum(effect.score for effect in effects),
+        verdict=_named(last.verdict, rule.name),
+        accepts=last.accepts,
+        dry_run=rule.dry_run,
+    )
+
+
+def _named(verdict: Verdict | None, rule: str) -> Verdict | None:
+    """A verdict without a reason has the rule for it."""
+    if isinstance(verdict, Discard | Quarantine) and not verdict.reason:
+        return evolve(verdict, reason=f"rule {rule}")
+    return verdict
+
+
+def decide(program: Program, situation: Situation) -> Decision:
+    """Ask the rules."""
+    changes: list[Change] = []
+    held: list[str] = []
+    rehearsed: list[str] = []
+    for rule in program.rules:
+        if not rule.holds(situation):
+            continue
+        if rule.dry_run:
+            rehearsed.append(rule.name)
+            continue
+        held.append(rule.name)
+        for make in rule.changes:
+            changes += make(situation)
+        situation.added_score += rule.score
+        if rule.accepts or rule.verdict is not None:
+            verdict = _with(rule.verdict, changes, situation.added_score)
+            return Decision(verdict, rule.name, tuple(held), tuple(rehearsed))
+    return Decision(_with(program.by_default, changes, situation.added_score), "", tuple(held), tuple(rehearsed))
+
+
+def _with(verdict: Verdict | None, changes: list[Change], score: float) -> Verdict:
+    """A verdict with what the rules before it asked for; a mail that is refused needs no changes."""
+    made: tuple[Change, ...] = tuple(changes)
+    if verdict is None:
+        return Continue(made, score) if made or score else CONTINUE
+    if isinstance(verdict, Quarantine):
+        return Quarantine(verdict.reason, made, score)
+    return evolve(verdict, score=score) if score else verdict
