@@ -31,7 +31,9 @@ from elemta.simulation.resolver import ScriptedResolver
 from elemta.simulation.scenario import CERT_FILE, SERVER_ADDRESS, Scenario
 from elemta.storage.base import StoreUnavailable
 from elemta.storage.inbox import MemoryInbox
+from elemta.storage.keyvalue_memory import MemoryKeyValue
 from elemta.supervisor.build import Security, Stores, World, bind, build_server
+from elemta.supervisor.plugins import plugins_of
 from elemta.supervisor.server import Server
 from elemta.supervisor.tls import load_server_tls
 
@@ -46,6 +48,8 @@ class Surroundings:
     inbox: MemoryInbox
     freezer: Freezer
     stores: StoreGiver
+    #: What plugins keep, for all nodes and all their lives.
+    state: MemoryKeyValue
     certificates: Contexts | None = None
 
 
@@ -119,12 +123,17 @@ class Life:
             stores = Stores(self._given.faults, around.inbox)
         else:
             stores = Stores(shared, around.inbox, shared, self._plan.name)
-        security = Security(tls=await load_server_tls(config, self._runtime, watch))
-        self.server = build_server(config, outside, stores, bound=bound, watch=watch, security=security)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.server.run)
-            around.record.note("server", self._plan.address, "serves")
-            self.started_or_over.set()
+        tls = await load_server_tls(config, self._runtime, watch)
+        plugs = plugins_of(
+            config, outside, watch, state=lambda: around.state, offered=around.scenario.plugins, watchdog=False
+        )
+        async with plugs as plugins:
+            security = Security(tls=tls, plugins=plugins)
+            self.server = build_server(config, outside, stores, bound=bound, watch=watch, security=security)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.server.run)
+                around.record.note("server", self._plan.address, "serves")
+                self.started_or_over.set()
 
     def _logger(self) -> FilteringBoundLogger:
         ears = _Ears(self._around.record, lambda: not self.crashed)

@@ -7,9 +7,10 @@ scenario with the same seed is the same history.
 from collections.abc import Mapping
 from random import Random
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from elemta.config.sections import Config, LimitsSection, ListenerSection, RouteSection, TransportName, WebSection
+from elemta.plugins.api import Plugin
 from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
@@ -60,6 +61,8 @@ class Scenario:
     latency: Latency = Latency()
     deadline: float = 10 * _DAY
     nodes: tuple[NodePlan, ...] = ()
+    #: Plugins beside those that are installed, by the names that `config.plugins` calls them.
+    plugins: Mapping[str, type[Plugin]] = field(factory=dict)
 
     @property
     def plans(self) -> tuple[NodePlan, ...]:

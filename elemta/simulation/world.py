@@ -29,6 +29,7 @@ from elemta.simulation.scenario import Scenario
 from elemta.simulation.seat import Seat
 from elemta.simulation.watchdog import watching
 from elemta.storage.inbox import MemoryInbox
+from elemta.storage.keyvalue_memory import MemoryKeyValue
 
 #: Virtual seconds for the drain at the end: nothing is left to do.
 _DRAIN_SECONDS = 60.0
@@ -74,7 +75,8 @@ class _World:
         self.shared = shared
         self.keeper = keeper
         self.certificates = certificates
-        around = Surroundings(scenario, record, self.network, MemoryInbox(), self.freezer, stores, certificates)
+        state = MemoryKeyValue(self.clock)
+        around = Surroundings(scenario, record, self.network, MemoryInbox(), self.freezer, stores, state, certificates)
         self.seats = [Seat(around, plan) for plan in scenario.plans]
 
     async def run(self) -> None:

@@ -6,6 +6,7 @@ what is rehearsed is what runs.
 
 from collections.abc import Sequence
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -27,7 +28,7 @@ from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound, InboundService
 from elemta.inbound.transaction import Services
 from elemta.net.base import Network
-from elemta.observe.watch import Watch as Watch
+from elemta.observe.watch import Watch
 from elemta.queue.options import LOOK_SECONDS, WAITING_MAILS, QueueOptions
 from elemta.queue.schedule import RetryPolicy
 from elemta.queue.service import QueueService
@@ -39,6 +40,9 @@ from elemta.supervisor.memory import memory_keeper
 from elemta.supervisor.server import Parts, Server
 from elemta.supervisor.transports import Workbench, make_transport
 from elemta.tls.server import ServerTls
+
+if TYPE_CHECKING:
+    from elemta.datasource.pool import PooledDatabase
 
 #: Connections that may wait in the kernel for their accept; more than the burst of a thousand clients.
 LISTEN_BACKLOG = 1024
@@ -68,6 +72,8 @@ class Stores:
     inbox: InboxStore
     shared: SharedStore | None = None
     node: str = ""
+    #: The database of a shared queue, for what else is kept there.
+    database: "PooledDatabase | None" = None
 
 
 @frozen

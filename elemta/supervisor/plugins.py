@@ -1,11 +1,12 @@
 """The plugins that a configuration asks for, with what must run beside them.
 
 What is not here: finding and calling them (`plugins`), or what they are asked when (`inbound`, `queue`).
-Failure raised: `PluginsUnusable`, in words for who wrote the configuration.
+Failure raised: `CannotStart`, in words for who wrote the configuration.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -13,14 +14,16 @@ import trio
 from elemta.config.sections import Config
 from elemta.inbound.plugged import Plugins
 from elemta.observe.watch import Watch
-from elemta.plugins.api import KeyValue
+from elemta.plugins.api import Plugin, SharedAway
 from elemta.plugins.chain import Chain, Member
 from elemta.plugins.containment import to_pass
 from elemta.plugins.host import Facilities
-from elemta.plugins.loader import PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
+from elemta.plugins.loader import Found, PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
 from elemta.plugins.tasks import TaskKeeper
 from elemta.plugins.watchdog import Watchdog
+from elemta.storage.keyvalue import KeyValueStore
 from elemta.supervisor.build import World
+from elemta.supervisor.failures import CONFIG, CannotStart
 
 #: Seconds that one plugin may take to start: it may fetch something.
 START_SECONDS = 30.0
@@ -44,25 +47,28 @@ async def plugins_of(
     world: World,
     watch: Watch,
     *,
-    shared_of: Callable[[str], KeyValue],
+    state: Callable[[], KeyValueStore],
+    offered: Mapping[str, type[Plugin]] | None = None,
     watchdog: bool = True,
 ) -> AsyncIterator[Plugins | None]:
-    """The plugins, started, for the block; None when the configuration asks for none. Raises `PluginsUnusable`.
+    """The plugins, started, for the block; None when the configuration asks for none. Raises `CannotStart`.
 
-    `watchdog` is for the real world: it needs a thread.
+    `state` makes the store of what they keep; it need not be open. `offered` are plugins beside those that are
+    installed. `watchdog` is for the real world: it needs a thread.
     """
     wanted = wanted_plugins(config)
     if not wanted:
         yield None
         return
-    keeper = TaskKeeper(watch.log)
-    runtime = world.runtime
-    facilities = Facilities(
-        config.hostname, watch.log, runtime.clock, world.network, world.resolver, runtime.threads, keeper, shared_of
-    )
-    members = load_plugins(wanted, known_plugins(plugin_folder(config)), facilities.host)
+    keeper, store = TaskKeeper(watch.log), state()
+    facilities = _facilities(config, world, watch, keeper=keeper, store=store)
+    try:
+        given = {name: Found(name, one.__module__, partial(_as_is, one)) for name, one in (offered or {}).items()}
+        members = load_plugins(wanted, {**known_plugins(plugin_folder(config)), **given}, facilities.host)
+    except PluginsUnusable as error:
+        raise CannotStart(str(error), CONFIG) from None
     chain = Chain(members, log=watch.log, metrics=watch.metrics)
-    async with trio.open_nursery() as nursery:
+    async with _opened(store), trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
         await nursery.start(chain.run)
         if watchdog:
@@ -78,6 +84,34 @@ async def plugins_of(
             nursery.cancel_scope.cancel()
 
 
+def _as_is(plugin_class: type[Plugin]) -> type[Plugin]:
+    return plugin_class
+
+
+def _facilities(config: Config, world: World, watch: Watch, *, keeper: TaskKeeper, store: KeyValueStore) -> Facilities:
+    runtime = world.runtime
+    return Facilities(
+        config.hostname, watch.log, runtime.clock, world.network, world.resolver, runtime.threads, keeper, store.of
+    )
+
+
+@asynccontextmanager
+async def _opened(store: KeyValueStore) -> AsyncIterator[None]:
+    """Have the store open and running for the block. Raises `CannotStart`."""
+    try:
+        await store.open()
+    except SharedAway as error:
+        raise CannotStart(f"what plugins keep cannot be opened: {error}") from error
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(STOP_SECONDS, shield=True):
+            await store.close()
+
+
 async def _start(members: list[Member]) -> None:
     for member in members:
         try:
@@ -87,7 +121,7 @@ async def _start(members: list[Member]) -> None:
             if (passing := to_pass(error)) is not None:
                 raise passing from None
             says = f'the plugin "{member.name}" cannot start: {type(error).__name__}: {error}'
-            raise PluginsUnusable([says]) from None
+            raise CannotStart(says) from error
 
 
 async def _stop(members: list[Member], watch: Watch) -> None:

@@ -25,6 +25,7 @@ from elemta.supervisor.build import Stores
 
 if TYPE_CHECKING:
     from elemta.datasource.pool import PooledDatabase
+    from elemta.storage.keyvalue import KeyValueStore
 
 
 class UnusableDsn(ValueError):
@@ -45,7 +46,7 @@ async def stores_of(config: Config, runtime: Runtime, *, node: str = "") -> Asyn
     async with trio.open_nursery() as nursery:
         await nursery.start(database.run)
         shared = _shared_store(database, runtime)
-        yield Stores(shared, inbox, shared, node)
+        yield Stores(shared, inbox, shared, node, database)
         nursery.cancel_scope.cancel()
 
 
@@ -95,6 +96,21 @@ def _shared_store(database: "PooledDatabase", runtime: Runtime) -> SharedStore:
     from elemta.storage.mysql import MysqlStore
 
     return MysqlStore(database, runtime.clock)
+
+
+def make_plugin_state(config: Config, runtime: Runtime, database: "PooledDatabase | None") -> "KeyValueStore":
+    """Where plugins keep their small state: with the queue, and as lasting as the queue."""
+    if database is not None:
+        from elemta.storage.keyvalue_shared import SharedKeyValue
+
+        return SharedKeyValue(database)
+    if config.storage.type == "memory":
+        from elemta.storage.keyvalue_memory import MemoryKeyValue
+
+        return MemoryKeyValue(runtime.clock)
+    from elemta.storage.keyvalue_sqlite import SqliteKeyValue
+
+    return SqliteKeyValue(config.storage.path or config.queue_dir, runtime.threads, runtime.clock)
 
 
 def make_inbox_store(config: Config, runtime: Runtime) -> InboxStore:

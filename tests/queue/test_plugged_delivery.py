@@ -80,7 +80,7 @@ async def test_a_failure_is_the_policy(on_error: OnError, autojump_clock: object
     async with chain_of(deciding(Continue([AddHeader("X-Late", "1")])), on_error=on_error) as bench:
         world = World(plugins=bench.chain)
         async with world.running():
-            await world.submit("b@dest.example")
+            await world.submit("b@dest.example", sender=None)  # a report would be asked about as well
             await trio.sleep(10)
             assert len(world.delivery.calls) == (on_error is OnError.ACCEPT)
     assert len(bench.events("plugin.failed")) == 1
