@@ -25,17 +25,19 @@ from structlog.typing import FilteringBoundLogger
 from elemta.auth.authenticator import Authenticator
 from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
+from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound
 from elemta.net.activation import ActivatedNetwork
 from elemta.net.base import Endpoint
 from elemta.net.shared import InheritedNetwork
 from elemta.net.sockets import SystemNetwork
 from elemta.observe.metrics import Metrics
+from elemta.observe.watch import Watch
 from elemta.resolver.cache import CachingResolver
 from elemta.resolver.dns import DnsResolver
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.supervisor.banner import dev_banner
-from elemta.supervisor.build import Security, Stores, Watch, World, bind, build_server
+from elemta.supervisor.build import Security, Stores, World, bind, build_server
 from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
@@ -44,7 +46,7 @@ from elemta.supervisor.notify import keep_alive
 from elemta.supervisor.ready import Starter
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
-from elemta.supervisor.stores import UnusableDsn, stores_of
+from elemta.supervisor.stores import UnusableDsn, make_plugin_state, stores_of
 from elemta.supervisor.tls import load_server_tls
 from elemta.tls.server import ServerTls
 from elemta.web.base import CONTROL_NAME, Identity
@@ -90,6 +92,7 @@ class _Serving:
         self._terminal = Terminal()
         self._tls: ServerTls | None = None
         self._login: Authenticator | None = None
+        self._plugins: Plugins | None = None
         self._control_path = Path(config.queue_dir, CONTROL_NAME).absolute()
 
     async def run(self) -> None:
@@ -107,7 +110,9 @@ class _Serving:
             except UnusableDsn as error:
                 raise CannotStart(f"{error}.", CONFIG) from error
             await self._open_login(stack)
-            await self._run_on(stores, bound, network)
+            world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
+            await self._open_plugins(stack, stores, world)
+            await self._run_on(stores, bound, world)
 
     async def _open_login(self, stack: AsyncExitStack) -> None:
         """Have what clients log in at run as long as the server. Raises `CannotStart`."""
@@ -123,6 +128,17 @@ class _Serving:
         except UsersUnusable as error:
             raise CannotStart(f"{error}.", CONFIG) from error
 
+    async def _open_plugins(self, stack: AsyncExitStack, stores: Stores, world: World) -> None:
+        """Have the plugins run as long as the server. Raises `CannotStart`."""
+        if not self._config.plugins.enabled:
+            return
+        # Late: who has no plugins does not pay for them.
+        from elemta.supervisor.plugins import plugins_of
+
+        state = partial(make_plugin_state, self._config, self._runtime, stores.database)
+        plugins = plugins_of(self._config, world, Watch(self._log, self._metrics), state=state)
+        self._plugins = await stack.enter_async_context(plugins)
+
     def _node(self) -> str:
         """The name of this process in a queue that it shares with others."""
         config = self._config
@@ -134,12 +150,11 @@ class _Serving:
         except OSError as error:
             raise CannotStart(f"this node's name cannot be kept in {config.queue_dir}: {error}.") from error
 
-    async def _run_on(self, stores: Stores, bound: Sequence[Bound], network: SystemNetwork) -> None:
-        world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
+    async def _run_on(self, stores: Stores, bound: Sequence[Bound], world: World) -> None:
         watch = Watch(self._log, self._metrics)
         self._tls = await load_server_tls(self._config, self._runtime, watch)
         acme = await self._certificates(world, watch)
-        security = Security(tls=self._tls, login=self._login)
+        security = Security(tls=self._tls, login=self._login, plugins=self._plugins)
         server = build_server(self._config, world, stores, bound=bound, watch=watch, security=security)
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
