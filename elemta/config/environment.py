@@ -19,7 +19,9 @@ from elemta.config.problems import Notice, Problem, Report, did_you_mean
 PREFIX = "ELEMTA_"
 
 #: Variables of ours that are no keys: the file to read, the server to talk to, more words about errors.
-RESERVED = frozenset({"ELEMTA_CONFIG", "ELEMTA_CONFIG_PATH", "ELEMTA_CONNECT", "ELEMTA_DEBUG"})
+RESERVED = frozenset(
+    {"ELEMTA_CONFIG", "ELEMTA_CONFIG_PATH", "ELEMTA_CONNECT", "ELEMTA_DEBUG", "ELEMTA_SENDMAIL_SERVER"}
+)
 #: Variables of our own tests.
 RESERVED_PREFIX = "ELEMTA_TEST_"
 

@@ -15,6 +15,7 @@ from elemta.cli import sendmail_program
 from elemta.cli.main import main
 from elemta.cli.sendmail_program import run
 from elemta.cli.sendmail_trouble import SysExit
+from elemta.config.load import load_config
 from tests.cli.send_server import ScriptedServer
 
 MAIL = b"To: jo@x.org\nSubject: s\n\n.hello\n"
@@ -288,3 +289,8 @@ def test_it_imports_no_event_loop_and_no_command_line() -> None:
             [sys.executable, "-c", script], input=MAIL, capture_output=True, check=True, env=environ, timeout=60
         )
     assert ended.stdout.strip() == b""
+
+
+def test_the_servers_name_is_no_key_of_the_configuration(tmp_path: Path) -> None:
+    loaded = load_config(str(configure(tmp_path)), {"ELEMTA_SENDMAIL_SERVER": "127.0.0.1:25"}, cwd=tmp_path)
+    assert loaded.config.hostname == "mail.example.com"
