@@ -76,6 +76,7 @@ class SharedWorld:
 
 @pytest.fixture
 def world(database: DatabaseOptions) -> SharedWorld:
+    """A database without a table."""
     administer(database, "DROP TABLE IF EXISTS elemta_plugin_state", "DROP TABLE IF EXISTS elemta_migrations")
     return SharedWorld(database)
 
@@ -83,8 +84,15 @@ def world(database: DatabaseOptions) -> SharedWorld:
 class TestShared(KeyValueContract):
     @pytest.fixture
     def world(self, database: DatabaseOptions) -> World:
-        administer(database, "DROP TABLE IF EXISTS elemta_plugin_state", "DROP TABLE IF EXISTS elemta_migrations")
-        return SharedWorld(database)
+        world = SharedWorld(database)
+
+        async def empty() -> None:
+            async with world.node() as store:
+                await store.of("one").delete("")
+            await world.rows("DELETE FROM elemta_plugin_state")
+
+        trio.run(empty)
+        return world
 
 
 async def test_nodes_that_start_at_once_make_one_table(world: SharedWorld) -> None:
@@ -188,6 +196,13 @@ async def eventually(part: KeyValue) -> bytes | None:
             await trio.lowlevel.checkpoint()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that asks soon again."""
+    monkeypatch.setattr(keyvalue_shared, "REST_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_server_that_nobody_reaches_is_away_at_once(world: SharedWorld) -> None:
     async with behind_a_proxy(world) as (proxy, store):
         proxy.is_refusing = True
@@ -216,6 +231,7 @@ async def eventually_rows(database: PooledDatabase) -> int:
             await trio.lowlevel.checkpoint()
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_store_may_start_before_its_database(world: SharedWorld) -> None:
     async with proxied(world.options) as proxy:
         proxy.is_refusing = True
