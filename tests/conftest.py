@@ -47,6 +47,7 @@ BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 600}
 
 PACKAGE_OF_PROGRAM = {
     "caddy": "caddy",
+    "clamd": "clamav-daemon",
     "curl": "curl",
     "dovecot": "dovecot-lmtpd",
     "haproxy": "haproxy",
@@ -59,8 +60,10 @@ PACKAGE_OF_PROGRAM = {
     "pebble": "pebble",
     "pebble-challtestsrv": "pebble",
     "postfix": "postfix",
+    "rspamd": "rspamd",
     "smtp-sink": "postfix",
     "smtp-source": "postfix",
+    "spamd": "spamd",
     "strace": "strace",
     "swaks": "swaks",
     "unshare": "util-linux",
