@@ -1,0 +1,183 @@
+"""The plugin that puts off mails of strangers.
+
+What is not here: when a mail passes (`greylist`).
+Users who logged in and clients that may relay are never put off. While the key-value store does not answer nobody is:
+otherwise everybody who was known would be a stranger again. That is logged once a minute.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from math import ceil, inf
+from typing import Annotated, Final, cast
+
+import trio
+from attrs import define, frozen
+
+from elemta.config.kinds import About, Bool, Domain, Relay, Seconds, Whole
+from elemta.mail.envelope import Recipient
+from elemta.net.networks import network_of
+from elemta.plugins.api import CONTINUE, Defer, Host, Mail, Session, SharedAway, Verdict
+from elemta.plugins.protection import greylist
+from elemta.plugins.protection.clients import Networks, is_below, is_trusted
+from elemta.plugins.protection.greylist import Client, Rules, Ruling
+from elemta.plugins.protection.report import Protection
+
+#: Seconds that the store has for one recipient before they pass; a client waits meanwhile.
+SHARED_SECONDS: Final = 5.0
+#: Seconds between two log lines about a store that does not answer.
+LOG_SECONDS: Final = 60.0
+#: Times that a record is read anew because another session changed it in between.
+MAX_SWAPS: Final = 5
+
+
+@frozen
+class GreylistingSettings:
+    """What can be set. Defaults as those of other greylists: five minutes, two days, five weeks."""
+
+    delay: Annotated[Seconds, About("How long a stranger's mail is put off.")] = 300.0
+    retry_window: Annotated[Seconds, About("How long the stranger may take to come again.")] = 172_800.0
+    lifetime: Annotated[Seconds, About("How long a triplet that passed is remembered after it was last seen.")] = (
+        35 * 86_400.0
+    )
+    client_passes: Annotated[
+        int, Whole("triplets"), About("After how many triplets that passed a client's network is known; 0: never.")
+    ] = 5
+    client_lifetime: Annotated[Seconds, About("How long such a network is remembered after it was last seen.")] = (
+        35 * 86_400.0
+    )
+    whitelist_ips: Annotated[tuple[Relay, ...], About("Addresses and networks of clients that are not put off.")] = (
+        "127.0.0.1",
+        "::1",
+    )
+    whitelist_recipients: Annotated[
+        tuple[Domain, ...], About("Domains, with all below them, whose recipients wait for nobody.")
+    ] = ()
+    dry_run: Annotated[Bool, About("Whether a refusal is only reported: by the log, by a word at the mail.")] = False
+
+    @property
+    def rules(self) -> Rules:
+        """The same in milliseconds."""
+        return Rules(
+            delay=round(self.delay * 1000),
+            retry_window=round(self.retry_window * 1000),
+            lifetime=round(self.lifetime * 1000),
+            client_passes=self.client_passes,
+            client_lifetime=round(self.client_lifetime * 1000),
+        )
+
+
+@define
+class _Known:
+    """What is known of a session's client: `is_known` is None before it was asked."""
+
+    is_known: bool | None = None
+
+
+class Greylisting(Protection):
+    """Puts off what strangers send."""
+
+    settings_class = GreylistingSettings
+    priority = 50
+    about = "Asks unknown clients to come again in five minutes, which most programs that send spam do not."
+    label = "greylisting"
+
+    def __init__(self, host: Host, settings: GreylistingSettings | None = None) -> None:
+        super().__init__(host, settings)
+        self._settings = cast(GreylistingSettings, self.settings)
+        self._rules = self._settings.rules
+        self._free = Networks(self._settings.whitelist_ips)
+        self._next_log = -inf
+
+    async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
+        session = mail.session
+        if self._is_free(session) or is_below(recipient.address.domain, self._settings.whitelist_recipients):
+            return CONTINUE
+        try:
+            with trio.move_on_after(SHARED_SECONDS):
+                if await self._is_known(session):
+                    return CONTINUE
+                return await self._judge(mail, recipient)
+            self._away(f"no answer within {SHARED_SECONDS:g} s")
+        except SharedAway as error:
+            self._away(str(error))
+        return CONTINUE
+
+    def _is_free(self, session: Session) -> bool:
+        return is_trusted(session) or session.client.is_unix or session.client.host in self._free
+
+    async def _judge(self, mail: Mail, recipient: Recipient) -> Verdict:
+        """Raises `SharedAway`."""
+        session = mail.session
+        sender = "" if mail.sender is None else str(mail.sender)
+        key = _triplet_key(session.client.host, sender, str(recipient.address))
+        ruling, first = await self._rule(key)
+        if ruling.wait is not None:
+            text = f"greylisted, please try again in {ceil(ruling.wait / 1000)} seconds"
+            return self.refuse(Defer(text, 450, "4.7.1"), session, mail=mail)
+        if not ruling.is_new:
+            return CONTINUE
+        await self._count_pass(session)
+        return self.annotated(f"came again after {(self._now() - first) / 1000:.0f} seconds")
+
+    # ---- what is remembered --------------------------------------------------------------------------
+
+    async def _rule(self, key: str) -> tuple[Ruling, int]:
+        """The ruling, and when the triplet first came. Raises `SharedAway`."""
+        shared, rules = self.host.shared, self._rules
+        for _ in range(MAX_SWAPS):
+            old = await shared.get(key)
+            known = greylist.load_triplet(old)
+            ruling = greylist.rule(known, self._now(), rules=rules)
+            keep = ruling.keep
+            if keep is None:
+                return ruling, known.first if known else 0
+            seconds = greylist.keep_milliseconds(keep, rules) / 1000
+            if await shared.swap(key, old, greylist.dump(keep), seconds=seconds):
+                return ruling, keep.first
+        return Ruling(rules.delay), 0
+
+    async def _is_known(self, session: Session) -> bool:
+        """Whether the client's network is known; asked once a session. Raises `SharedAway`."""
+        known = session.notes.setdefault(self, _Known())
+        if known.is_known is None and self._rules.client_passes:
+            client = greylist.load_client(await self.host.shared.get(_client_key(session)))
+            now = self._now()
+            known.is_known = greylist.is_known(client, now, rules=self._rules)
+            fresh = greylist.refreshed(client, now) if client and known.is_known else None
+            if fresh is not None:
+                await self._put_client(session, lambda _: fresh)
+        return bool(known.is_known)
+
+    async def _count_pass(self, session: Session) -> None:
+        """One more triplet of the client's network passed. Raises `SharedAway`."""
+        if self._rules.client_passes:
+            await self._put_client(session, lambda client: greylist.passed_once_more(client, self._now()))
+            session.notes[self] = _Known()
+
+    async def _put_client(self, session: Session, change: Callable[[Client | None], Client]) -> None:
+        key, shared = _client_key(session), self.host.shared
+        seconds = greylist.client_keep_milliseconds(self._rules) / 1000
+        for _ in range(MAX_SWAPS):
+            old = await shared.get(key)
+            new = greylist.dump(change(greylist.load_client(old)))
+            if await shared.swap(key, old, new, seconds=seconds):
+                return
+
+    def _now(self) -> int:
+        return round(self.host.clock.wall() * 1000)
+
+    def _away(self, error: str) -> None:
+        now = trio.current_time()
+        if now >= self._next_log:
+            self._next_log = now + LOG_SECONDS
+            self.host.log.warning("plugin.shared_away", error=error, remedy="nobody is greylisted meanwhile")
+
+
+def _triplet_key(host: str, sender: str, recipient: str) -> str:
+    """A digest, as sender and recipient may be long. Case tells no addresses apart here: some clients change it."""
+    octets = "\0".join((network_of(host), sender.lower(), recipient.lower())).encode("utf-8", "surrogatepass")
+    return f"triplet:{blake2b(octets, digest_size=20).hexdigest()}"
+
+
+def _client_key(session: Session) -> str:
+    return f"client:{network_of(session.client.host)}"
