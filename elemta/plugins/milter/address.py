@@ -1,4 +1,4 @@
-"""Where a milter listens, in the forms that Sendmail, libmilter and Postfix write.
+"""Where a milter listens, in every form that Sendmail, libmilter or Postfix write.
 
 What is not here: connecting (`milter.link`). Failure raised: `ValueError` with the sentence for who wrote it.
 """

@@ -117,14 +117,12 @@ def _change(modification: Modification, ledger: "_Ledger") -> Change | None:
 def _header_change(ledger: "_Ledger", occurrence: int, name: str, value: bytes | None) -> Change | None:
     found = ledger.find(name, occurrence)
     if value is None:
-        if found is None:
-            return None
-        number = ledger.number(found)
-        ledger.remove(found)
-        return RemoveHeader(name, number)
+        return None if found is None or found.removed else RemoveHeader(name, ledger.remove(found))
     if found is None:
         ledger.add(name)
         return AddHeader(name, _value(value), at=None)
+    if found.removed:  # it comes back where it was
+        return AddHeader(name, _value(value), at=ledger.restore(found))
     return ReplaceHeader(name, _value(value), ledger.number(found))
 
 
@@ -165,25 +163,31 @@ class _Ledger:
     def insert(self, at: int, name: str) -> int:
         """Where in the mail a field is inserted that the filter puts at `at`."""
         place = min(at, len(self._fields))
-        before = sum(1 for field in self._fields[:place] if not field.removed)
         self._fields.insert(place, _Field(name.lower()))
-        return before
+        return self._present_before(place)
 
     def find(self, name: str, occurrence: int) -> _Field | None:
-        """The field of that number among those of its name; None when there is none, or it is gone."""
+        """The field of that number among those of its name, removed ones included; None when there is none."""
         same = [field for field in self._fields if field.name == name.lower() and field.shown]
-        found = same[occurrence - 1] if occurrence <= len(same) else None
-        return None if found is None or found.removed else found
+        return same[occurrence - 1] if occurrence <= len(same) else None
 
     def number(self, wanted: _Field) -> int:
         """Its number among those of its name that are in the mail."""
-        number = 0
-        for field in self._fields:
-            if field.name == wanted.name and not field.removed:
-                number += 1
-            if field is wanted:
-                break
-        return number
+        before = self._fields[: self._place(wanted)]
+        return 1 + sum(1 for field in before if field.name == wanted.name and not field.removed)
 
-    def remove(self, field: _Field) -> None:
+    def remove(self, field: _Field) -> int:
+        """Take it away; the number it had among those of its name in the mail."""
         field.removed = True
+        return self.number(field)
+
+    def restore(self, field: _Field) -> int:
+        """Bring it back; where in the mail it is inserted."""
+        field.removed = False
+        return self._present_before(self._place(field))
+
+    def _place(self, wanted: _Field) -> int:
+        return next(place for place, field in enumerate(self._fields) if field is wanted)
+
+    def _present_before(self, place: int) -> int:
+        return sum(1 for field in self._fields[:place] if not field.removed)

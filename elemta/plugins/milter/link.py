@@ -1,4 +1,4 @@
-"""One connection to a milter: the machine with its stream and its deadlines.
+"""One connection to a milter: the machine with a stream, under deadlines.
 
 What is not here: what is told when (`milter.visit`). Failure raised: `MilterFailed`, whatever goes wrong; then, or
 when a call is cancelled, the connection is of no use any more: `abort` it.
