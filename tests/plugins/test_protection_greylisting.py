@@ -40,7 +40,7 @@ class Grey:
 
 
 def refused(seconds: int) -> str:
-    return f"450 4.7.1 greylisted, please try again in {seconds} seconds"
+    return f"450 4.7.1 greylisted, please try again in {seconds} second{'s' * (seconds > 1)}"
 
 
 async def test_a_stranger_passes_after_five_minutes_to_the_second(autojump_clock: Clock) -> None:

@@ -48,7 +48,7 @@ async def mails(plugin: RateLimit, count: int, **options: Any) -> list[str]:
 async def test_connections_of_an_address(autojump_clock: Clock) -> None:
     plugin = limiter(World(), connection_rate_per_minute=60, connection_burst_size=3)
     replies = [reply_of(await plugin.on_connect(a_session())) for _ in range(5)]
-    refused = "421 4.7.1 too many connections from your address, try again in 1 seconds"
+    refused = "421 4.7.1 too many connections from your address, try again in 1 second"
     assert replies == ["", "", "", refused, refused]
     assert await plugin.on_connect(a_session("192.0.2.2")) is CONTINUE
     await trio.sleep(1)
@@ -77,7 +77,7 @@ async def test_who_waits_as_long_as_was_said_passes(autojump_clock: Clock) -> No
     for _ in range(384):
         assert await mails(plugin, 1) == ["450 4.7.1 too many mails from your address, try again in 450 seconds"]
         await trio.sleep(449)
-        assert (await mails(plugin, 1))[0].endswith("try again in 1 seconds")
+        assert (await mails(plugin, 1))[0].endswith("try again in 1 second")
         await trio.sleep(1)
         assert await mails(plugin, 1) == [""]
     assert trio.current_time() - begin == 2 * 86_400

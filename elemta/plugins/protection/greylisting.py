@@ -7,7 +7,7 @@ otherwise everybody who was known would be a stranger again. That is logged once
 
 from collections.abc import Callable
 from hashlib import blake2b
-from math import ceil, inf
+from math import inf
 from typing import Annotated, Final, cast
 
 import trio
@@ -20,7 +20,7 @@ from elemta.plugins.api import CONTINUE, Defer, Host, Mail, Session, SharedAway,
 from elemta.plugins.protection import greylist
 from elemta.plugins.protection.clients import Networks, is_below, is_trusted
 from elemta.plugins.protection.greylist import Client, Rules, Ruling
-from elemta.plugins.protection.report import Protection
+from elemta.plugins.protection.report import Protection, in_seconds
 
 #: Seconds that the store has for one recipient before they pass; a client waits meanwhile.
 SHARED_SECONDS: Final = 5.0
@@ -112,7 +112,7 @@ class Greylisting(Protection):
         key = _triplet_key(session.client.host, sender, str(recipient.address))
         ruling, first = await self._rule(key)
         if ruling.wait is not None:
-            text = f"greylisted, please try again in {ceil(ruling.wait / 1000)} seconds"
+            text = f"greylisted, please try again in {in_seconds(ruling.wait / 1000)}"
             return self.refuse(Defer(text, 450, "4.7.1"), session, mail=mail)
         if not ruling.is_new:
             return CONTINUE

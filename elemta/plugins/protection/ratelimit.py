@@ -5,7 +5,6 @@ Nothing is counted for who is listed in `whitelist_ips`, for unix sockets, and f
 `whitelist_domains`: a sender's domain would be no proof, anybody may write it.
 """
 
-from math import ceil
 from typing import Final, cast
 
 import trio
@@ -17,7 +16,7 @@ from elemta.plugins.api import CONTINUE, Defer, Host, Mail, Reject, Session, Ver
 from elemta.plugins.protection.clients import Networks, is_below
 from elemta.plugins.protection.counters import Counters
 from elemta.plugins.protection.limits import Charge, Measure, Party, charges_of, limits_of
-from elemta.plugins.protection.report import Protection
+from elemta.plugins.protection.report import Protection, in_seconds
 from elemta.plugins.protection.reverse import reverse_names
 
 #: Seconds that a client's reverse name may take, where one is asked for; without it the client is counted.
@@ -121,5 +120,5 @@ def _party(mail: Mail, domain: str = "") -> Party:
 
 def _too_many(measure: Measure, found: tuple[Charge, float], code: int) -> Defer:
     charge, seconds = found
-    text = f"too many {measure.value} {charge.kind.value}, try again in {ceil(seconds)} seconds"
+    text = f"too many {measure.value} {charge.kind.value}, try again in {in_seconds(seconds)}"
     return Defer(text, code, "4.7.1")

@@ -4,6 +4,7 @@ What is not here: any reason to refuse.
 """
 
 import enum
+from math import ceil
 from typing import Any, ClassVar, Protocol
 
 from attrs import define, field, frozen
@@ -36,6 +37,12 @@ class Action(enum.Enum):
     DEFER = "defer"
     #: 550.
     REJECT = "reject"
+
+
+def in_seconds(seconds: float) -> str:
+    """How long to wait, in words, rounded up: who comes a moment early would be refused again."""
+    whole = ceil(seconds)
+    return "1 second" if whole == 1 else f"{whole} seconds"
 
 
 def in_ascii(text: str) -> str:
@@ -75,6 +82,19 @@ class Finding:
 
 
 @define
+class Deferrals:
+    """How often plugins of protection told one session to come again: that is no sign of a bad client."""
+
+    count: int = 0
+
+
+def deferrals_of(session: Session) -> Deferrals:
+    """Those of one session, for all plugins."""
+    deferrals: Deferrals = session.notes.setdefault(Deferrals, Deferrals())
+    return deferrals
+
+
+@define
 class _Reports:
     """What a dry run has said about one session."""
 
@@ -104,6 +124,8 @@ class Protection(Plugin):
         What was reported before there was a mail is kept by `reported`.
         """
         if not self.is_dry_run or verdict == CONTINUE:
+            if isinstance(verdict, Defer):
+                deferrals_of(session).count += 1
             return verdict
         text = _would(verdict)
         self.note(text, session)

@@ -5,7 +5,8 @@ program that must get rid of a million mails gives up, an honest client does not
 (others give them).
 
 What a plugin sees of refusals are recipients that other plugins refused, and mails that were begun and did not come to
-be queued. Failures raised: none.
+be queued. Who was only told to come again by greylisting or a limit has done nothing bad: that counts for nothing.
+Failures raised: none.
 """
 
 from typing import Annotated, Final, cast
@@ -17,7 +18,7 @@ from elemta.config.kinds import About, Amount, Bool, Relay, Whole
 from elemta.mail.envelope import Recipient
 from elemta.plugins.api import CONTINUE, Host, Mail, Session, Verdict
 from elemta.plugins.protection.clients import Networks, is_trusted
-from elemta.plugins.protection.report import Protection
+from elemta.plugins.protection.report import Protection, deferrals_of
 
 #: Seconds of one wait at most: a plugin's call has 30, a client waits 5 minutes for a reply, RFC 5321 §4.5.3.2.3.
 MOST_SECONDS: Final = 25.0
@@ -59,19 +60,45 @@ def delay_seconds(refusals: int, score: float, *, settings: TarpitSettings) -> f
 
 @define
 class _Tally:
-    """What was seen of one session: `begun` mails, those of them that are `queued`, and within the present one the
-    recipients that were `asked` for."""
+    """What was seen of one session: mails that were `begun`, those of them that are `queued`, those that were `excused`
+    as a part of them was deferred; within the present mail the recipients that were `asked` for."""
 
     begun: int = 0
     queued: int = 0
+    excused: int = 0
     refused: int = 0
     asked: int = 0
+    is_excused: bool = False
+    #: Deferrals that were taken into account.
+    deferrals: int = 0
     waited: float = 0.0
 
     @property
     def refusals(self) -> int:
         """Refusals so far; the present mail is none yet."""
-        return self.refused + max(self.begun - self.queued - 1, 0)
+        return self.refused + max(self.begun - self.queued - self.excused - 1, 0)
+
+    def begin(self, deferrals: int) -> None:
+        """Another mail was begun."""
+        self._excuse(deferrals)
+        self.begun += 1
+        self.asked = 0
+        self.is_excused = False
+
+    def ask(self, accepted: int, deferrals: int) -> None:
+        """Another recipient is asked about, after so many were accepted."""
+        if not self._excuse(deferrals):
+            self.refused += max(self.asked - accepted, 0)
+        self.asked = accepted + 1
+
+    def _excuse(self, deferrals: int) -> bool:
+        """Whether what was last refused was a deferral; the mail is excused by the first."""
+        is_new = deferrals > self.deferrals
+        self.deferrals = deferrals
+        if is_new and self.begun and not self.is_excused:
+            self.is_excused = True
+            self.excused += 1
+        return is_new
 
 
 class Tarpit(Protection):
@@ -91,15 +118,12 @@ class Tarpit(Protection):
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
         tally = _tally(self, mail.session)
-        tally.begun += 1
-        tally.asked = 0
+        tally.begin(deferrals_of(mail.session).count)
         return await self._wait(mail, tally)
 
     async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
         tally = _tally(self, mail.session)
-        missing = max(tally.asked - len(mail.recipients), 0)
-        tally.refused += missing
-        tally.asked = len(mail.recipients) + 1
+        tally.ask(len(mail.recipients), deferrals_of(mail.session).count)
         return await self._wait(mail, tally)
 
     async def on_queued(self, mail: Mail) -> None:
