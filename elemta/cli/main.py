@@ -4,10 +4,8 @@ A command's module is imported when the command is used: `elemta version` pays f
 commands, one module each. Exit codes are those of `output.ExitCode`.
 """
 
-import difflib
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -67,6 +65,8 @@ class LazyGroup(click.Group):
         """Like click's, with the nearest name for a slip of the pen."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
+            import difflib  # late, as what follows: every command would pay for it
+
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             ctx.fail(f'There is no command "{name}".' + (f' Did you mean "{near[0]}"?' if near else ""))
         return super().resolve_command(ctx, args)
@@ -138,6 +138,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except Exception as error:
         if invocation.tracebacks:
+            import traceback
+
             traceback.print_exc()
         else:
             click.echo(_our_fault(error), err=True)
