@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -16,6 +17,7 @@ from elemta.storage.keyvalue import KeyValueStore
 from elemta.storage.keyvalue_shared import SharedKeyValue
 from tests.datasource.proxy import CommitFault, Proxy, proxied
 from tests.datasource.servers import SERVERS, address, administer, empty_database, running
+from tests.datasource.test_migrations import DROPS, GRANTS
 from tests.storage.keyvalue_contract import LONG, KeyValueContract, World
 
 #: Seconds that a call waits in these tests for a server that says nothing.
@@ -221,6 +223,30 @@ async def test_the_table_is_made_at_the_start_for_who_may_not_make_it_later(worl
         async with running(world.options) as database:
             with trio.fail_after(10):
                 assert await eventually_rows(database) == 0
+
+
+async def test_few_rights_suffice_once_the_table_is_made(world: SharedWorld) -> None:
+    options = world.options
+    user = f"u_{options.database[-12:]}"
+
+    def run(texts: tuple[str, ...]) -> None:
+        administer(options, *(text.format(user=user, database=options.database) for text in texts))
+
+    async with world.node() as store:
+        await store.of("one").put("key", b"1", seconds=LONG)
+    await trio.to_thread.run_sync(run, GRANTS[options.dialect])
+    try:
+        async with running(attrs.evolve(options, user=user, password="x")) as database, serving(database) as store:
+            part = store.of("one")
+            assert await part.add("key", seconds=LONG) == 2
+            assert await part.swap("key", b"2", b"3", seconds=LONG)
+            assert await part.swap("other", None, b"", seconds=LONG)
+            await part.delete("other")
+            assert await part.get("key") == b"3"
+            await store.sweep()
+    finally:
+        with trio.fail_after(30, shield=True):
+            await trio.to_thread.run_sync(run, DROPS[options.dialect])
 
 
 async def eventually_rows(database: PooledDatabase) -> int:
