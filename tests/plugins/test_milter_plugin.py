@@ -526,6 +526,24 @@ async def test_after_a_failure_the_next_mail_has_a_new_connection(autojump_clock
     assert milter.connections == 2
 
 
+@pytest.mark.parametrize("ends", [Deed.CLOSE, Deed.RESET])
+async def test_a_milter_that_was_started_again_between_mails_is_no_failure(
+    autojump_clock: trio.testing.MockClock, ends: Deed
+) -> None:
+    answers: list[Answer] = [packet("c"), 0.5, ends]
+    milter = ScriptedMilter({"E": [answers]})
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        of = session()
+        one = await begin(plugin, of)
+        assert await plugin.on_data_complete(complete(one)) == CONTINUE
+        await trio.sleep(1)
+        second = await another(plugin, of, "second")
+        assert await plugin.on_data_complete(complete(second)) == CONTINUE
+        nursery.cancel_scope.cancel()
+    assert milter.letters == "OCHMRTLLLNBE" * 2
+
+
 async def test_a_mail_whose_beginning_the_milter_missed_is_a_failure(autojump_clock: trio.testing.MockClock) -> None:
     milter = ScriptedMilter()
     async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ from elemta.plugins.milter.events import (
     ReplyCode,
 )
 from elemta.plugins.milter.machine import MilterConnection
-from elemta.plugins.milter.wire import MilterProtocolError
+from elemta.plugins.milter.wire import MilterClosed, MilterProtocolError
 from elemta.resolver.base import NameNotFound, ResolutionFailed
 
 #: Octets that may wait to be sent while no answer is due: what a filter takes without answering goes out together.
@@ -37,6 +37,10 @@ FAREWELL_SECONDS: Final = 5.0
 
 class MilterFailed(Exception):
     """The milter could not be asked, or did not answer as it must; says which milter and why."""
+
+
+class MilterGone(MilterFailed):
+    """The milter has ended the connection; on a new one it may answer."""
 
 
 @frozen
@@ -92,10 +96,12 @@ class Link:
         try:
             await self._send()
             return await self._decision(scope, seconds)
+        except MilterClosed as error:
+            raise MilterGone(f"the milter at {self._address}: {error}") from error
         except MilterProtocolError as error:
             raise MilterFailed(f"the milter at {self._address} broke the protocol: {error}") from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise MilterFailed(f"the connection to the milter at {self._address} broke: {error}") from error
+            raise MilterGone(f"the connection to the milter at {self._address} broke: {error}") from error
 
     async def _send(self) -> None:
         data = bytes(self._waiting) + self.machine.data_to_send()

@@ -27,7 +27,17 @@ from elemta.plugins.milter.events import (
     Progress,
     ReplyCode,
 )
-from elemta.plugins.milter.wire import Action, Answer, Command, Family, MilterProtocolError, PacketBuffer, Stage, Step
+from elemta.plugins.milter.wire import (
+    Action,
+    Answer,
+    Command,
+    Family,
+    MilterClosed,
+    MilterProtocolError,
+    PacketBuffer,
+    Stage,
+    Step,
+)
 from elemta.smtp.errors import LocalProtocolError
 
 #: Changes that a filter may ask for at one mail: as many as a header may have fields (`mail.headers`).
@@ -323,7 +333,7 @@ class MilterConnection:
         packet = self._buffer.take()
         if packet is None:
             if self._eof:
-                raise MilterProtocolError(f"it closed the connection instead of answering {asked.name}")
+                raise MilterClosed(f"it closed the connection instead of answering {asked.name}")
             return NEED_DATA
         answer = reading.kind_of(packet)
         if asked is Command.NEGOTIATE:

@@ -1,7 +1,7 @@
 """One session of a client, as far as a milter is told of it.
 
-The connection to the milter is opened with the session; after a failure a new one is opened at the next mail, and the
-session told anew. What is not here: the hooks (`milter.plugin`), one connection's deadlines (`milter.link`).
+The connection to the milter is opened with the session. Where it has ended or failed, the next mail opens a new one and
+tells the session anew. What is not here: the hooks (`milter.plugin`), one connection's deadlines (`milter.link`).
 Failure raised: `MilterFailed`, from every method that asks the milter.
 """
 
@@ -18,7 +18,7 @@ from elemta.plugins.milter.address import MilterAddress
 from elemta.plugins.milter.changes import Header, own_received, translate
 from elemta.plugins.milter.clients import names_of
 from elemta.plugins.milter.events import Decision
-from elemta.plugins.milter.link import Link, MilterFailed, Settled
+from elemta.plugins.milter.link import Link, MilterFailed, MilterGone, Settled
 from elemta.plugins.milter.machine import Client
 from elemta.plugins.milter.macros import Names, without_dns
 from elemta.plugins.milter.verdicts import verdict_of
@@ -118,11 +118,17 @@ class Visit:
     # ---- a mail ----------------------------------------------------------------------------------
 
     async def _begin(self, mail: Mail) -> Verdict:
-        if self._link is None and self._settled is None:
+        if self._settled is None and self._link is not None:
+            try:
+                return await self._begin_on(self._link, mail)
+            except MilterGone:
+                # It was started again since the last mail, or tired of waiting. Nothing is decided on this one yet.
+                self._drop()
+        if self._settled is None:
             await self._helo(mail.session)
-        if self._settled is not None:
-            return self._settled
-        link = self._opened()
+        return self._settled or await self._begin_on(self._opened(), mail)
+
+    async def _begin_on(self, link: Link, mail: Mail) -> Verdict:
         if link.machine.in_mail:  # the one before was given up, or refused by somebody else
             link.machine.abort()
         self._mail = mail.id
@@ -225,10 +231,13 @@ class Visit:
         try:
             return await asking
         except BaseException:
-            link, self._link = self._link, None
-            if link is not None:
-                link.abort()
+            self._drop()
             raise
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()
 
 
 def _path(address: Address | None) -> str:

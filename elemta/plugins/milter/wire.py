@@ -28,6 +28,10 @@ class MilterProtocolError(Exception):
     """The filter sent what the protocol does not allow, or more than our bounds do."""
 
 
+class MilterClosed(MilterProtocolError):
+    """The filter closed the connection while an answer was due."""
+
+
 class Command(enum.Enum):
     """What we send, `SMFIC_…`."""
 
