@@ -16,7 +16,7 @@ from elemta.mail.reply import Reply
 from elemta.net.base import Stream
 from elemta.plugins.api import Stage
 from elemta.plugins.chain import Chain
-from elemta.plugins.costs import COSTS_KEY, Cost, Ledger, kept, merged, slow
+from elemta.plugins.costs import COSTS_KEY, Ledger, kept, slow
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import Change, Defer, Discard, Quarantine, Reject, Verdict
@@ -91,16 +91,12 @@ class PluggedSession:
 
     def _know(self, user: str = "") -> None:
         """Take in what has become known of the client."""
-        client, tls = self._client, self._client.tls
-        version, cipher = ("", "") if tls is None else (tls.version, tls.cipher)
-        self.facts = evolve(
-            self.facts,
-            helo=client.helo,
-            tls=version,
-            cipher=cipher,
-            user=user or client.user,
-            may_relay=bool(user) or client.may_relay,
-        )
+        client, facts = self._client, self.facts
+        version, cipher = ("", "") if client.tls is None else (client.tls.version, client.tls.cipher)
+        known = (client.helo, version, cipher, user or client.user, bool(user) or client.may_relay)
+        if known != (facts.helo, facts.tls, facts.cipher, facts.user, facts.may_relay):
+            helo, _, _, user, may_relay = known
+            self.facts = evolve(facts, helo=helo, tls=version, cipher=cipher, user=user, may_relay=may_relay)
 
     async def refusal(self, stage: Stage, user: str = "") -> Reply | None:
         """Why the client may not go on; None when it may. `user` has logged in, and does not know it yet.
@@ -132,7 +128,6 @@ class PluggedSession:
         if chain.has(Stage.DISCONNECT):
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await chain.tell(Stage.DISCONNECT, self, self.facts)
-        chain.note_seconds(self.ledger)
 
 
 class PluggedMail:
@@ -173,15 +168,10 @@ class PluggedMail:
         await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
 
     @property
-    def costs(self) -> dict[str, Cost]:
-        """What plugins cost it and its session so far, by plugin."""
-        return merged(self.in_hand.session.ledger, self.in_hand.ledger)
-
-    @property
     def facts(self) -> dict[str, object]:
         """What the log line of the mail says of them: who was slow, and what they decided at its end."""
         facts: dict[str, object] = {}
-        if late := slow(self.costs):
+        if late := slow(self.in_hand.ledger.all):
             facts["slow_plugins"] = late
         if self.fate is not None:
             facts["fate"] = f"{type(self.fate).__name__.lower()}: {self.fate.reason}"
@@ -190,12 +180,11 @@ class PluggedMail:
     @property
     def annotations(self) -> dict[str, str]:
         """What is kept with the mail: the plugins' words about it, and what they cost."""
-        return {**self.in_hand.annotations, COSTS_KEY: kept(self.costs)}
+        return {**self.in_hand.annotations, COSTS_KEY: kept(self.in_hand.ledger.all)}
 
     def close(self) -> None:
-        """End its tasks, note what it cost."""
+        """End its tasks."""
         self._tasks.close()
-        self._chain.note_seconds(self.in_hand.ledger)
 
 
 def reply_of(verdict: Verdict) -> Reply | None:

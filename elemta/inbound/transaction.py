@@ -165,61 +165,62 @@ class Transaction:
         if refusal is not None:
             return refusal
         ref = ContentRef(staged or self.id, self.content.size, end.eight_bit, len(header), self.content.digest)
-        submission = Submission(
-            id=self.id,
-            envelope=self._envelope(),
-            ref=ref,
-            content=octets,
-            priority=self._priority(listener, trusted),
-            origin=self._origin,
-        )
+        mail = Octets(ref, octets)
         if self.plugged is not None:
-            judged = await self._judged(self.plugged, submission, header)
+            judged = await self._judged(self.plugged, mail, header)
             if isinstance(judged, Reply):
                 return judged
-            submission = judged
-        await services.queue.submit(submission, timeout=services.options.timeouts.commit_timeout)
+            mail = judged
+        await services.queue.submit(
+            self._submission(mail, self._priority(listener, trusted)), timeout=services.options.timeouts.commit_timeout
+        )
         self.content.release()
         services.metrics.messages_received.inc()
-        services.metrics.message_size.observe(submission.ref.size)
+        services.metrics.message_size.observe(mail.ref.size)
         return self._taken()
 
     def _taken(self) -> Reply:
         return Reply(250, "2.0.0", f"ok, queued as {self.id}")
 
-    async def _judged(self, plugged: PluggedMail, submission: Submission, header: bytes) -> Submission | Reply:
-        """The mail as plugins left it, or what the client hears when it does not come into the queue.
+    async def _judged(self, plugged: PluggedMail, mail: Octets, header: bytes) -> Octets | Reply:
+        """The content as plugins left it, or what the client hears when the mail does not come into the queue.
 
         Raises `StoreUnavailable`.
         """
-        in_hand, ref = plugged.in_hand, submission.ref
+        in_hand = plugged.in_hand
         in_hand.header_came(header)
         refusal = await plugged.refusal(Stage.DATA_HEADERS)
         if refusal is not None:
             return refusal
-        read = reader_of(self._services.queue, Octets(ref, submission.content))
-        in_hand.content_came(read, header_octets=ref.header_octets, size=ref.size)
+        in_hand.content_came(
+            reader_of(self._services.queue, mail), header_octets=mail.ref.header_octets, size=mail.ref.size
+        )
         refusal = await plugged.refusal(Stage.DATA_COMPLETE)
         if refusal is not None:
             return refusal
         if isinstance(plugged.fate, Discard) or not in_hand.recipients:
             return await self._thrown_away(plugged)
-        octets = Octets(ref, submission.content)
         if in_hand.is_changed:
-            octets = await rewritten(self._services.queue, octets, in_hand)
+            mail = await rewritten(self._services.queue, mail, in_hand)
             await self.content.abandon()  # what a plugin changed replaces it
-        return self._with_changes(plugged, submission, octets)
+        return mail
 
-    def _with_changes(self, plugged: PluggedMail, submission: Submission, octets: Octets) -> Submission:
-        in_hand, held = plugged.in_hand, plugged.fate
-        envelope = evolve(submission.envelope, reverse_path=in_hand.sender, recipients=tuple(in_hand.recipients))
-        return evolve(
-            submission,
+    def _submission(self, mail: Octets, priority: Priority) -> Submission:
+        plugged = self.plugged
+        if plugged is None:
+            return Submission(self.id, self._envelope(), mail.ref, mail.content, priority, self._origin)
+        in_hand, held, envelope = plugged.in_hand, plugged.fate, self._envelope()
+        if in_hand.is_readdressed:
+            envelope = evolve(envelope, reverse_path=in_hand.sender, recipients=tuple(in_hand.recipients))
+        return Submission(
+            id=self.id,
             envelope=envelope,
-            ref=octets.ref,
-            content=octets.content,
-            priority=submission.priority if in_hand.priority is None else in_hand.priority,
+            ref=mail.ref,
+            content=mail.content,
+            priority=priority if in_hand.priority is None else in_hand.priority,
+            origin=self._origin,
             held=held.reason if isinstance(held, Quarantine) else "",
+            route=in_hand.route,
             annotations=plugged.annotations,
         )
 

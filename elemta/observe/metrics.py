@@ -79,7 +79,6 @@ class Metrics:
         self.uncertain = self._counter("elemta_delivery_uncertain_total", "Attempts whose outcome was never learnt")
 
     def _plugins(self) -> None:
-        self.plugin_seconds = self._counter("elemta_plugin_seconds_total", "Time that plugins took", ("plugin",))
         self.plugin_verdicts = self._counter(
             "elemta_plugin_verdicts_total", "What plugins decided, but for going on", ("plugin", "verdict")
         )

@@ -15,21 +15,22 @@ REST_SECONDS: Final = 30.0
 class Breaker:
     """Counts one plugin's failures in a row."""
 
-    __slots__ = ("_closed_at", "_failures", "_probing")
+    __slots__ = ("_closed_at", "_probing", "failures")
 
     def __init__(self) -> None:
-        self._failures = 0
+        #: Failures in a row.
+        self.failures = 0
         self._closed_at = 0.0
         self._probing = False
 
     @property
     def is_open(self) -> bool:
         """Whether calls are spared."""
-        return self._failures >= FAILURES_TO_OPEN
+        return self.failures >= FAILURES_TO_OPEN
 
     def allows(self, now: float) -> bool:
         """Whether to call at `now`; where the circuit is open, one call after each rest."""
-        if self._failures < FAILURES_TO_OPEN:
+        if self.failures < FAILURES_TO_OPEN:
             return True
         if self._probing or now < self._closed_at:
             return False
@@ -38,13 +39,13 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """A call went well; True when that closed the circuit."""
-        was_open, self._failures, self._probing = self.is_open, 0, False
+        was_open, self.failures, self._probing = self.is_open, 0, False
         return was_open
 
     def failed(self, now: float) -> bool:
         """A call failed; True when that opened the circuit."""
         was_open = self.is_open
-        self._failures += 1
+        self.failures += 1
         self._probing = False
         if self.is_open:
             self._closed_at = now + REST_SECONDS

@@ -10,12 +10,14 @@ cancellation keeps its own session, and nothing else, until it ends by itself; t
 Failures raised: none of a plugin's; cancellation passes.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Final, Protocol
 
 import trio
-from attrs import field, frozen
+from attrs import define, field, frozen
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
@@ -72,7 +74,7 @@ class Subject(Protocol):
         ...
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Member:
     """One plugin of the chain, with what the configuration says of it."""
 
@@ -82,6 +84,8 @@ class Member:
     deadline: float
     on_error: OnError
     breaker: Breaker = field(factory=Breaker)
+    #: What its calls took in all.
+    seconds: float = 0.0
 
 
 @frozen(eq=False)
@@ -94,7 +98,7 @@ class _Hook:
 class _Run:
     """One stage of one session, mail or delivery, while its plugins are asked."""
 
-    __slots__ = ("arguments", "due", "hooks", "place", "scope", "started", "stuck_at", "subject", "verdict")
+    __slots__ = ("arguments", "due", "hooks", "is_late", "place", "scope", "started", "stuck_at", "subject", "verdict")
 
     def __init__(self, hooks: tuple[_Hook, ...], subject: Subject, arguments: tuple[object, ...]) -> None:
         self.hooks = hooks
@@ -103,19 +107,11 @@ class _Run:
         self.arguments = arguments
         self.verdict: Verdict = CONTINUE
         self.scope: trio.CancelScope
+        #: Whether the scope was cancelled for the sake of a deadline.
+        self.is_late = False
         self.started = 0.0
         self.due = inf
         self.stuck_at = inf
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody is left to be asked."""
-        return self.place >= len(self.hooks)
-
-    @property
-    def hook(self) -> _Hook:
-        """The one that is asked now."""
-        return self.hooks[self.place]
 
     def take(self, verdict: Verdict) -> None:
         """The one that was asked has decided: on to the next, or to the end."""
@@ -136,6 +132,7 @@ class Chain:
         self._metrics = metrics
         self._hooks = {stage: tuple(_hooks(self.members, stage)) for stage in Stage}
         self._runs: set[_Run] = set()
+        metrics.registry.register(_Seconds(self.members))
         self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
 
     def has(self, stage: Stage) -> bool:
@@ -157,13 +154,14 @@ class Chain:
             if run.due <= now:
                 run.due = inf
                 run.stuck_at = now + STUCK_SECONDS
+                run.is_late = True
                 run.scope.cancel()
             elif run.stuck_at <= now:
                 run.stuck_at = inf
                 self._log.error(
                     "plugin.does_not_end",
-                    plugin=run.hook.member.name,
-                    stage=run.hook.stage.value,
+                    plugin=run.hooks[run.place].member.name,
+                    stage=run.hooks[run.place].stage.value,
                     remedy="it swallows its cancellation: a bare `except:` around an await does that",
                 )
             earliest = min(earliest, run.due, run.stuck_at)
@@ -179,81 +177,96 @@ class Chain:
         run = _Run(self._hooks[stage], subject, arguments)
         self._runs.add(run)
         try:
-            while not run.is_over:
+            while run.place < len(run.hooks):
+                run.is_late = False
                 with trio.CancelScope() as run.scope:
                     await self._ask_on(run)
                 if run.scope.cancelled_caught:
-                    run.take(self._failed(run, "took too long"))
+                    run.take(self._failed(run, run.hooks[run.place], "took too long"))
         finally:
             self._runs.discard(run)
         return run.verdict
 
     async def _ask_on(self, run: _Run) -> None:
-        while not run.is_over and not run.scope.cancel_called:
-            run.take(await self.ask_one(run, run.hook))
+        """Ask those that are left, until one overruns. What goes on without a word costs as little as can be."""
+        hooks, costs = run.hooks, run.subject.ledger
+        now = trio.current_time()
+        while run.place < len(hooks) and not run.is_late:
+            hook = hooks[run.place]
+            member = hook.member
+            breaker = member.breaker
+            if breaker.failures and not breaker.allows(now):
+                run.take(self._spared(run, hook))
+                continue
+            costs.asked = member.name
+            run.started = now
+            run.due = due = now + member.deadline
+            self._watch.note(due)
+            answer = await self.ask_one(run, hook)
+            run.due = run.stuck_at = inf
+            now = trio.current_time()
+            took = now - run.started
+            member.seconds += took
+            costs.of(member.name).seconds += took
+            if answer is CONTINUE and not breaker.failures and not run.is_late:
+                run.place += 1
+            else:
+                run.take(self._taken(run, hook, answer))
 
     async def tell(self, stage: Stage, subject: Subject, *arguments: object) -> None:
         """Let the plugins know; nothing they answer matters."""
         await self.ask(stage, subject, *arguments)
 
-    async def ask_one(self, run: _Run, hook: _Hook) -> Verdict:
+    async def ask_one(self, run: _Run, hook: _Hook) -> object:
         """Ask one plugin. The watchdog knows this function's frames, and the plugin by `hook` in them."""
-        member = hook.member
-        now = trio.current_time()
-        if not member.breaker.allows(now):
-            return self._spared(run)
-        run.subject.ledger.asked = member.name
-        run.started, run.due = now, now + member.deadline
-        self._watch.note(run.due)
         try:
-            answer = await hook.call(*run.arguments)
+            return await hook.call(*run.arguments)
         except BaseException as error:
+            run.due = run.stuck_at = inf
             passing = to_pass(error)
             if passing is None:
-                return self._failed(run, "raised", error)
+                return _Raised(error)
             if passing is not error:
-                self._failed(run, "raised", error)
-            member.breaker.forget_probe()
+                self._failed(run, hook, "raised", error)
+            hook.member.breaker.forget_probe()
             raise passing from None
-        finally:
-            run.due = run.stuck_at = inf
-        if run.scope.cancel_called and trio.current_time() >= now + member.deadline:
-            return self._failed(run, "took too long")
-        return self._taken(run, answer)
 
-    def _taken(self, run: _Run, answer: object) -> Verdict:
+    def _taken(self, run: _Run, hook: _Hook, answer: object) -> Verdict:
         """A plugin's answer, once it is sound and its changes are made."""
-        allowed = VERDICTS.get(run.hook.stage)
+        if isinstance(answer, _Raised):
+            return self._failed(run, hook, "raised", answer.error)
+        if run.is_late:
+            return self._failed(run, hook, "took too long")
+        allowed = VERDICTS.get(hook.stage)
         if allowed is None:
             answer = CONTINUE
         elif type(answer) not in allowed:
-            return self._failed(run, f"answered {answer!r:.80}")
+            return self._failed(run, hook, f"answered {answer!r:.80}")
         verdict: Verdict = answer  # type: ignore[assignment]  # its type was looked up
         changes = verdict.changes if isinstance(verdict, Continue | Quarantine) else ()
         if changes:
             try:
                 run.subject.apply(changes)
             except Exception as error:
-                return self._failed(run, "asked for what cannot be", error)
-        if run.hook.member.breaker.succeeded():
-            self._log.info("plugin.back", plugin=run.hook.member.name)
-        self._account(run, verdict, len(changes))
+                return self._failed(run, hook, "asked for what cannot be", error)
+        if hook.member.breaker.succeeded():
+            self._log.info("plugin.back", plugin=hook.member.name)
+        self._account(run, hook, verdict, changes=len(changes))
         return verdict
 
     # ---- failing -------------------------------------------------------------------------------------
 
-    def _spared(self, run: _Run) -> Verdict:
-        run.subject.ledger.of(run.hook.member.name).verdict = "left alone after failures"
-        return self._policy(run.hook)
+    def _spared(self, run: _Run, hook: _Hook) -> Verdict:
+        run.subject.ledger.of(hook.member.name).verdict = "left alone after failures"
+        return self._policy(hook)
 
     def _policy(self, hook: _Hook) -> Verdict:
         return _POLICY[hook.member.on_error] if hook.stage in VERDICTS else CONTINUE
 
-    def _failed(self, run: _Run, how: str, error: BaseException | None = None) -> Verdict:
-        hook, member = run.hook, run.hook.member
+    def _failed(self, run: _Run, hook: _Hook, how: str, error: BaseException | None = None) -> Verdict:
+        member = hook.member
         now = trio.current_time()
         cost = run.subject.ledger.of(member.name)
-        cost.seconds += now - run.started
         cost.verdict = f"failed: {how}"
         self._metrics.plugin_failures.labels(plugin=member.name).inc()
         self._log.error(
@@ -270,13 +283,10 @@ class Chain:
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
 
-    def _account(self, run: _Run, verdict: Verdict, changes: int) -> None:
-        ledger, name = run.subject.ledger, run.hook.member.name
+    def _account(self, run: _Run, hook: _Hook, verdict: Verdict, *, changes: int) -> None:
+        ledger, name = run.subject.ledger, hook.member.name
         cost = ledger.of(name)
-        cost.seconds += trio.current_time() - run.started
         cost.changes += changes
-        if verdict is CONTINUE:
-            return
         if verdict.score:
             cost.score += verdict.score
             ledger.score += verdict.score
@@ -284,10 +294,26 @@ class Chain:
             cost.verdict = _NAMES[type(verdict)]
             self._metrics.plugin_verdicts.labels(plugin=name, verdict=cost.verdict).inc()
 
-    def note_seconds(self, ledger: Ledger) -> None:
-        """A mail or a session is over: its plugins' time goes into the metrics, once for all their calls."""
-        for name, cost in ledger.costs.items():
-            self._metrics.plugin_seconds.labels(plugin=name).inc(cost.seconds)
+
+@frozen
+class _Raised:
+    """What a plugin raised in place of an answer."""
+
+    error: BaseException
+
+
+class _Seconds(Collector):
+    """The time of each plugin, looked up when somebody asks for metrics: a counter a call would cost more than it."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+
+    def collect(self) -> Iterator[Metric]:
+        """One counter a plugin."""
+        family = CounterMetricFamily("elemta_plugin_seconds", "Time that plugins took", labels=["plugin"])
+        for member in self._members:
+            family.add_metric([member.name], member.seconds)
+        yield family
 
 
 def _hooks(members: Sequence[Member], stage: Stage) -> list[_Hook]:

@@ -72,6 +72,7 @@ class MailInHand:
 
     __slots__ = (
         "_annotations",
+        "_block",
         "_body",
         "_body_at",
         "_content",
@@ -79,6 +80,7 @@ class MailInHand:
         "_headers",
         "_id",
         "_is_changed",
+        "_is_readdressed",
         "_notes",
         "_priority",
         "_read",
@@ -111,17 +113,19 @@ class MailInHand:
         self._routes = routes
         self._spawn = spawn
         self._recipients: list[Recipient] = []
-        self._headers = _NO_FIELDS
+        self._block = b""
+        self._headers: HeaderFields | None = _NO_FIELDS
         self._content: Content = _NOTHING
         self._read: Reader | None = None
         self._body: bytes | None = None
         self._body_at = self._size = self._taken = 0
         self._is_changed = False
+        self._is_readdressed = False
         self._priority: Priority | None = None
         self._route = ""
         self._annotations: dict[str, str] = {}
         self._notes: dict[object, Any] = {}
-        self.ledger = Ledger(session.score)
+        self.ledger = Ledger(session.ledger)
 
     # ---- what plugins see ----------------------------------------------------------------------------
 
@@ -153,6 +157,8 @@ class MailInHand:
     @property
     def headers(self) -> HeaderFields:
         """The header, changes included."""
+        if self._headers is None:
+            self._headers = HeaderFields.parse(self._block)
         return self._headers
 
     @property
@@ -198,8 +204,9 @@ class MailInHand:
         self._recipients.append(recipient)
 
     def header_came(self, block: bytes) -> None:
-        """The header is there: octets before the empty line."""
-        self._headers = HeaderFields.parse(block)
+        """The header is there: octets before the empty line. It is taken apart when somebody asks."""
+        self._block = block
+        self._headers = None
 
     def content_came(self, read: Reader, *, header_octets: int, size: int) -> None:
         """All of it is there; `read` reads what the client sent, our trace field before it."""
@@ -211,14 +218,20 @@ class MailInHand:
 
     def _compose(self) -> None:
         if self._read is not None:
+            header = self.headers.render() if self._is_changed else self._block
             self._content = ComposedContent(
-                self._headers.render(), body_at=self._body_at, size=self._size, read=self._read, other=self._body
+                header, body_at=self._body_at, size=self._size, read=self._read, other=self._body
             )
 
     @property
     def is_changed(self) -> bool:
         """Whether the octets are not what the client sent."""
         return self._is_changed
+
+    @property
+    def is_readdressed(self) -> bool:
+        """Whether the envelope is not what the client said."""
+        return self._is_readdressed
 
     # ---- changes -------------------------------------------------------------------------------------
 
@@ -228,7 +241,7 @@ class MailInHand:
         try:
             for change in changes:
                 self._change(change)
-            if len(self._headers.render()) > MAX_HEADER_OCTETS:
+            if self._is_changed and len(self.headers.render()) > MAX_HEADER_OCTETS:
                 raise ValueError(f"the header would have more than {MAX_HEADER_OCTETS} octets")
         except BaseException:
             self._restore(before)
@@ -255,15 +268,16 @@ class MailInHand:
     def _change(self, change: Change) -> None:
         match change:
             case AddHeader() | ReplaceHeader() | RemoveHeader():
-                self._headers = _edited(self._headers, change)
+                self._headers = _edited(self.headers, change)
                 self._is_changed = True
             case ReplaceBody(octets):
                 self._replace_body(octets)
             case SetSender(address):
-                self._sender = address
+                self._sender, self._is_readdressed = address, True
             case AddRecipient(recipient):
                 self._add(recipient)
             case RemoveRecipient(address):
+                self._is_readdressed = True
                 self._recipients = [one for one in self._recipients if one.address != address]
             case SetPriority(priority):
                 self._priority = Priority(priority)
@@ -290,6 +304,7 @@ class MailInHand:
             raise ValueError(f"{recipient!r} is no recipient with a domain")
         if len(self._recipients) >= MAX_RECIPIENTS:
             raise ValueError(f"the mail has {len(self._recipients)} recipients already, no more may be added")
+        self._is_readdressed = True
         if all(one.address != recipient.address for one in self._recipients):
             self._recipients.append(recipient)
 

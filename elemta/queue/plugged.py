@@ -87,4 +87,3 @@ class PluggedAttempt:
         """The attempt is settled."""
         if self._chain.has(Stage.POST_DELIVERY):
             await self._chain.tell(Stage.POST_DELIVERY, self, self._delivery, tuple(outcomes))
-        self._chain.note_seconds(self.ledger)

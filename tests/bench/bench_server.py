@@ -5,6 +5,7 @@
     python -m tests.bench.bench_server latency [--rounds 3] [--mails 2000]
     python -m tests.bench.bench_server tls [--rounds 3] [--mails 2000]
     python -m tests.bench.bench_server logins [--rounds 3]
+    python -m tests.bench.bench_server plugins [--rounds 3] [--mails 2000] [--case "S50 kept"]
     python -m tests.bench.bench_server backlog [--queued 0 10000 1000000]
     python -m tests.bench.bench_server idle [--connections 1000]
     python -m tests.bench.bench_server stores [--rounds 3] [--mails 2000] [--case S50]
@@ -33,6 +34,7 @@ from tests.bench.backlog import measure_backlog
 from tests.bench.encryption import measure_encryption
 from tests.bench.latency import measure_latency
 from tests.bench.logins import measure_logins
+from tests.bench.plugged import measure_plugins
 from tests.bench.servers import CASE_SECONDS, CASES, LIMITS, LOOK_SECONDS, aiosmtpd, elemta, load, place, postfix, sink
 from tests.bench.stores import count_syncs, measure_nodes, measure_stores
 from tests.bench.tables import Samples, show, show_growth, show_nodes, show_stores
@@ -103,11 +105,12 @@ def _resident_kib(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
+WHAT = ("accept", "relay", "latency", "backlog", "tls", "logins", "plugins", "idle", "stores", "syncs", "nodes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what", choices=("accept", "relay", "latency", "backlog", "tls", "logins", "idle", "stores", "syncs", "nodes")
-    )
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mails", type=int)
     parser.add_argument("--connections", type=int, default=5000)
@@ -138,6 +141,9 @@ def main() -> None:
             show(measure_encryption(chosen.rounds, chosen.mails), encryption.ROWS, f"TLS: {medians}")
         case "logins":
             show(measure_logins(chosen.rounds), logins.ROWS, f"logins: ten sessions, {medians}")
+        case "plugins":
+            cases = chosen.case or ["S10", "S50", "S50 kept"]
+            show(measure_plugins(cases, chosen.rounds, chosen.mails), cases, f"plugins: mails a second, {medians}")
         case "backlog":
             samples = measure_backlog(chosen.queued, chosen.rounds, chosen.mails)
             show_growth(samples, [str(size) for size in chosen.queued], f"backlog: {backlog.CASE}, {medians}")
