@@ -83,8 +83,13 @@ def draw(stored: Mapping[str, int], now: int, *, rates: Sequence[Rate], cost: in
     waits = [each.wait for each in taken.values() if each.wait is not None]
     if waits and cost:
         return evolve(draw(stored, now, rates=rates, cost=0), wait=max(waits))
-    full_at = max((-(-each.number // rate.count) for rate, each in taken.items()), default=now)
-    return Drawn({rate.label: each.number for rate, each in taken.items()}, None, full_at)
+    numbers = {rate.label: each.number for rate, each in taken.items()}
+    return Drawn(numbers, None, full_at(numbers, rates=rates))
+
+
+def full_at(numbers: Mapping[str, int], *, rates: Sequence[Rate]) -> int:
+    """When all buckets are full again, in microseconds."""
+    return max((-(-numbers.get(rate.label, 0) // rate.count) for rate in rates), default=0)
 
 
 def give_back(stored: Mapping[str, int], *, rates: Sequence[Rate], cost: int = 1) -> dict[str, int]:

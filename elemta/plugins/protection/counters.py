@@ -2,19 +2,20 @@
 
 What is not here: how a bucket works (`buckets`), which there are (`limits`).
 Everything that passes is written down in this process as well. While the key-value store does not answer, that is what
-counts, which is logged once a minute. Failures raised: none but cancellation.
+counts, which is logged once a minute. Otherwise it is a guess at what the store has: while guesses are right, as they
+are on a single node, a bucket is drawn from by one write, and no read. Failures raised: none but cancellation.
 """
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
 import trio
 
 from elemta.plugins.api import Host, SharedAway
-from elemta.plugins.protection.buckets import MICROSECONDS, Drawn, draw, dump, give_back, load
+from elemta.plugins.protection.buckets import MICROSECONDS, Drawn, draw, dump, full_at, give_back, load
 from elemta.plugins.protection.limits import Charge
 
 #: Seconds that the store has for one bucket before this process counts alone; a client waits meanwhile.
@@ -26,6 +27,9 @@ LOG_SECONDS: Final = 60.0
 #: Times that a number is read anew because another node changed it. Sessions of one process take turns, so that each
 #: time one of the other nodes got further; a few of them never lose so often in a row.
 MAX_SWAPS: Final = 8
+#: How often guesses must have been right, more than wrong, before they are relied on; and the most that is remembered.
+TRUST: Final = 4
+MOST_TRUST: Final = 8
 #: Locks by which sessions of this process take turns, shared by all keys.
 TURNS: Final = 64
 #: Seconds beyond the time when a bucket is full again that it is kept: nodes' clocks are that far apart.
@@ -38,8 +42,9 @@ class Counters:
     def __init__(self, host: Host, *, most_keys: int) -> None:
         self._host = host
         self._most_keys = most_keys
-        #: What this process knows; what changed last is at the end.
-        self._here: OrderedDict[str, Mapping[str, int]] = OrderedDict()
+        #: What this process knows, as it is kept; what changed last is at the end.
+        self._here: OrderedDict[str, bytes] = OrderedDict()
+        self._trust = TRUST
         self._turns = [trio.Lock() for _ in range(TURNS)]
         self._rests_until = self._next_log = -inf
 
@@ -80,34 +85,66 @@ class Counters:
     async def _draw_shared(self, charge: Charge) -> Drawn | None:
         """Draw from what all nodes share; None when others were always faster. Raises `SharedAway`."""
         shared = self._host.shared
+        guess = self._guess(charge)
+        if self._trust >= TRUST:
+            drawn = self._drawn(charge, guess)
+            if drawn.wait is None and await self._swap(charge, guess, drawn):
+                self._learn(is_right=True)
+                return drawn
         for _ in range(MAX_SWAPS):
             old = await shared.get(charge.key)
-            now = self._now()
-            drawn = draw(load(old), now, rates=charge.rates, cost=charge.cost)
-            seconds = (drawn.full_at - now) / MICROSECONDS + KEEP_SECONDS
-            if drawn.wait is not None or await shared.swap(charge.key, old, dump(drawn.numbers), seconds=seconds):
-                self._remember(charge.key, drawn.numbers)
+            self._learn(is_right=guess == old)
+            drawn = self._drawn(charge, old)
+            if drawn.wait is not None:
+                self._remember(charge.key, old or b"")
                 return drawn
+            if await self._swap(charge, old, drawn):
+                return drawn
+            guess = old
         return None
 
+    def _guess(self, charge: Charge) -> bytes | None:
+        """What the store has, as far as this process knows: nothing of what is past its time."""
+        known = self._here.get(charge.key)
+        if known is None:
+            return None
+        until = full_at(load(known), rates=charge.rates) / MICROSECONDS + KEEP_SECONDS
+        return known if until > self._host.clock.wall() else None
+
+    def _learn(self, *, is_right: bool) -> None:
+        self._trust = min(self._trust + 1, MOST_TRUST) if is_right else max(self._trust - 1, 0)
+
+    def _drawn(self, charge: Charge, kept: bytes | None) -> Drawn:
+        return draw(load(kept), self._now(), rates=charge.rates, cost=charge.cost)
+
+    async def _swap(self, charge: Charge, old: bytes | None, drawn: Drawn) -> bool:
+        new = dump(drawn.numbers)
+        seconds = (drawn.full_at - self._now()) / MICROSECONDS + KEEP_SECONDS
+        is_ours = await self._host.shared.swap(charge.key, old, new, seconds=seconds)
+        if is_ours:
+            self._remember(charge.key, new)
+        return is_ours
+
     def _drawn_here(self, charge: Charge) -> Drawn:
-        drawn = draw(self._here.get(charge.key, {}), self._now(), rates=charge.rates, cost=charge.cost)
-        self._remember(charge.key, drawn.numbers)
+        drawn = self._drawn(charge, self._here.get(charge.key))
+        self._remember(charge.key, dump(drawn.numbers))
         return drawn
 
     async def _look(self, charge: Charge) -> int | None:
-        numbers = self._here.get(charge.key, {})
+        kept = self._here.get(charge.key)
         if self._is_shared:
             try:
                 with trio.move_on_after(SHARED_SECONDS):
-                    numbers = load(await self._host.shared.get(charge.key))
+                    kept = await self._host.shared.get(charge.key)
             except SharedAway as error:
                 self._rest(str(error))
-        return draw(numbers, self._now(), rates=charge.rates, cost=charge.cost).wait
+        return self._drawn(charge, kept).wait
 
     async def _give_back(self, charge: Charge) -> None:
         async with self._turn(charge.key):
-            self._remember(charge.key, give_back(self._here.get(charge.key, {}), rates=charge.rates, cost=charge.cost))
+            known = self._here.get(charge.key)
+            if known is not None:
+                self._remember(charge.key, self._given_back(charge, known))
             if not self._is_shared:
                 return
             try:
@@ -122,11 +159,15 @@ class Counters:
             old = await shared.get(charge.key)
             if old is None:  # full again, and forgotten
                 return
-            numbers = give_back(load(old), rates=charge.rates, cost=charge.cost)
-            full_at = max((-(-numbers.get(rate.label, 0) // rate.count) for rate in charge.rates), default=0)
-            seconds = max(full_at - self._now(), 0) / MICROSECONDS + KEEP_SECONDS
-            if await shared.swap(charge.key, old, dump(numbers), seconds=seconds):
+            new = self._given_back(charge, old)
+            full = full_at(load(new), rates=charge.rates)
+            seconds = max(full - self._now(), 0) / MICROSECONDS + KEEP_SECONDS
+            if await shared.swap(charge.key, old, new, seconds=seconds):
+                self._remember(charge.key, new)
                 return
+
+    def _given_back(self, charge: Charge, kept: bytes) -> bytes:
+        return dump(give_back(load(kept), rates=charge.rates, cost=charge.cost))
 
     # ---- this process --------------------------------------------------------------------------------
 
@@ -140,8 +181,8 @@ class Counters:
     def _now(self) -> int:
         return round(self._host.clock.wall() * MICROSECONDS)
 
-    def _remember(self, key: str, numbers: Mapping[str, int]) -> None:
-        self._here[key] = numbers
+    def _remember(self, key: str, kept: bytes) -> None:
+        self._here[key] = kept
         self._here.move_to_end(key)
         if len(self._here) > self._most_keys:
             self._here.popitem(last=False)
