@@ -80,7 +80,7 @@ def a_situation(mail: MailInHand | None = None, **more: Any) -> Situation:
 
 def a_delivery(recipients: Sequence[str] = ("bob@example.com",), attempts: int = 3) -> Delivery:
     envelope = Envelope(Address("alice", "example.org"), tuple(Recipient(parse_address(each)) for each in recipients))
-    return Delivery("q1", envelope, "example.com", attempts, {"rspamd": "spam"}, NoContent())
+    return Delivery("q1", envelope, "mx:example.com", attempts, {"rspamd": "spam"}, NoContent())
 
 
 class Clock:

@@ -149,7 +149,7 @@ def test_clients(host: str, network: str, expected: bool) -> None:
 def test_a_delivery_is_known() -> None:
     situation = Situation(SATURDAY_NIGHT, delivery=a_delivery())
     for condition in (
-        {"destination": "example.com", "attempts": {"at_least": 3}},
+        {"destination": "mx:example.com", "attempts": {"at_least": 3}},
         {"sender": "alice@example.org", "recipient_domain": "example.com", "recipients": 1, "size": 0},
         {"annotation:rspamd": {"one_of": {"file": "words.txt"}}, "weekday": "sat"},
     ):

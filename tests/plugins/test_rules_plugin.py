@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from elemta.config.plugins import PluginEntry
 from elemta.config.problems import ConfigError
 from elemta.config.rules import DefaultAction, RulesSection
 from elemta.config.structure import structure_as
@@ -14,7 +15,7 @@ from elemta.mail.envelope import Recipient
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import OnError, Plugin, Stage
 from elemta.plugins.chain import Chain, Member
-from elemta.plugins.loader import shape_problems
+from elemta.plugins.loader import Found, PluginsUnusable, Wanted, load_plugins, shape_problems
 from elemta.plugins.rules.plugin import Rules
 from elemta.plugins.verdicts import CONTINUE, Annotate, Continue, Defer, Reject
 from elemta.smtp.grammar import parse_address
@@ -140,6 +141,18 @@ async def test_the_default_of_the_section(tmp_path: Path) -> None:
 def test_wrong_rules_keep_it_from_being_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'there is no action "rejct"\. Did you mean "reject"\?'):
         a_plugin(tmp_path, {"stage": "data", "then": "rejct"})
+
+
+def test_the_loader_makes_it_of_its_section(tmp_path: Path) -> None:
+    wanted = Wanted(PluginEntry("rules"), "rules", RulesSection(True, str(tmp_path)))
+    known = {"rules": Found("rules", "elemta", lambda: Rules)}
+    host: Any = RulesHost()
+    (member,) = load_plugins([wanted], known, lambda _: host)
+    assert isinstance(member.plugin, Rules)
+    assert (member.priority, member.on_error) == (25, OnError.DEFER)
+    (tmp_path / "a.json").write_text('{"rules": [{"name": "a", "stage": "data", "then": "rejct"}]}')
+    with pytest.raises(PluginsUnusable, match=r"a\.json:1:43: rule \"a\": then: there is no action"):
+        load_plugins([wanted], known, lambda _: host)
 
 
 def test_its_place_among_plugins() -> None:

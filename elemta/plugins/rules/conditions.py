@@ -199,7 +199,7 @@ def _read_operand(reading: Reading, path: Path, value: object, compare: Compare)
     except Unfit as fault:
         reading.unfit(path, value, fault)
         return compare
-    return _made(reading, path, evolve(compare, entries=(entry,), is_single=True))
+    return evolve(compare, entries=(entry,), is_single=True)
 
 
 def _read_list(reading: Reading, path: Path, value: list[object], compare: Compare) -> Condition:
@@ -219,7 +219,7 @@ def _read_list(reading: Reading, path: Path, value: list[object], compare: Compa
             found.append(compare.operator.entry(each))
         except Unfit as fault:
             reading.unfit((*path, number), each, fault)
-    return _made(reading, path, evolve(compare, entries=tuple(found))) if len(found) == len(value) else compare
+    return evolve(compare, entries=tuple(found)) if len(found) == len(value) else compare
 
 
 def _read_file(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> Condition:
@@ -247,17 +247,7 @@ def _read_file(reading: Reading, path: Path, value: Mapping[str, object], compar
         reading.unfit_line(here, name, line, unfit)
     if len(faults) > MAX_LINES_TOLD:
         reading.error(here, f"{len(faults) - MAX_LINES_TOLD} more lines of this file are wrong.")
-    return compare if faults else _made(reading, path, evolve(compare, entries=tuple(found), file=name))
-
-
-def _made(reading: Reading, path: Path, compare: Compare) -> Condition:
-    """The comparison, once its test was seen to be possible."""
-    if compare.entries:
-        try:
-            compare.operator.make(compare.entries, compare.case)
-        except Unfit as fault:
-            reading.error(path, f"expected {fault.expected}. {fault.advice}")
-    return compare
+    return compare if faults else evolve(compare, entries=tuple(found), file=name)
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _client(situation: Situation, _: str) -> IpAddress | None:
     """The client's address; None on a unix socket. An IPv4 address in IPv6's clothes is IPv4."""
     assert situation.session is not None
     try:
-        address = ip_address(situation.session.client.host.partition("%")[0])
+        address = ip_address(situation.session.client.host)
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
@@ -207,7 +207,7 @@ _CATALOGUE = (
     ),
     Fact("score", Kind.NUMBER, _SESSION, _score, "What plugins and earlier rules gave; more is worse."),
     Fact("annotation", Kind.TEXT, _ENVELOPE, _annotation, "What a plugin noted under the key.", "key"),
-    Fact("destination", Kind.TEXT, _DELIVERY, _destination, "The domain or host it goes to."),
+    Fact("destination", Kind.TEXT, _DELIVERY, _destination, "The next hop, as `elemta queue show` names it."),
     Fact("attempts", Kind.NUMBER, _DELIVERY, _of_delivery("attempts"), "Attempts before this one."),
     Fact("time", Kind.TIME, STAGES, _time, "The time of day, UTC."),
     Fact("weekday", Kind.WEEKDAY, STAGES, _weekday, "The day of the week, UTC."),

@@ -17,7 +17,7 @@ from elemta.config.addresses import parse_domain, parse_mailbox, parse_network
 from elemta.config.kinds import Unfit
 from elemta.config.problems import did_you_mean
 from elemta.plugins.rules.facts import WEEKDAYS, IpAddress, Kind
-from elemta.plugins.rules.pattern_text import Node, PatternError, parse_glob, parse_pattern
+from elemta.plugins.rules.pattern_text import Node, parse_glob, parse_pattern
 from elemta.plugins.rules.patterns import Pattern
 
 #: Entries of a list that is looked up, 100 octets each in memory, whether written in a rule or in a file.
@@ -98,8 +98,8 @@ _domain = _form(
 )
 _some_domain = _form('a domain such as "example.com"', parse_domain)
 _network = _form('an IP address or a network such as "192.0.2.0/24"', parse_network)
-_glob = _form('a text with "*" and "?"', lambda text: parse_glob(text) and text)
-_regular = _form("a pattern", lambda text: parse_pattern(text) and text)
+_glob = _form('a text with "*" and "?"', lambda text: Pattern(parse_glob(text)) and text)
+_regular = _form("a pattern", lambda text: Pattern(parse_pattern(text)) and text)
 
 
 def _number(value: object) -> float:
@@ -184,11 +184,7 @@ def _make_matches(entries: Sequence[str], case: bool) -> Test:
 
 
 def _make_found(nodes: Sequence[Node], case: bool) -> Test:
-    try:
-        patterns = [Pattern(node, case=case) for node in nodes]
-    except PatternError as error:
-        says = str(error)
-        raise Unfit("a smaller pattern", f"{says[:1].upper()}{says[1:]}.") from None
+    patterns = [Pattern(node, case=case) for node in nodes]
     # Cut, since a pattern costs by the character; the facts that a stranger writes are hardly ever longer.
     return lambda values: any(one.found_in(value[:MAX_OPERAND_CHARACTERS]) for value in values for one in patterns)
 

@@ -56,6 +56,14 @@ class Chars:
     classes: tuple[str, ...] = ()
     is_negated: bool = False
 
+    @property
+    def single(self) -> str | None:
+        """The only character that it stands for; None when there may be others."""
+        if self.is_negated or self.classes or len(self.ranges) != 1:
+            return None
+        first, last = self.ranges[0]
+        return first if first == last else None
+
     def holds(self, variants: tuple[str, ...]) -> bool:
         """Whether it stands for a character, given as all the letters that count as the same."""
         return any(self._names(char) for char in variants) is not self.is_negated

@@ -48,13 +48,15 @@ class Pattern:
         "_accepting",
         "_boundaries",
         "_case",
+        "_classes",
         "_follow",
         "_is_marked",
+        "_leads",
+        "_literals",
         "_marks",
         "_places",
         "_sets",
         "_steps",
-        "_symbols",
     )
 
     def __init__(self, node: Node, *, case: bool = False) -> None:
@@ -65,15 +67,27 @@ class Pattern:
         whole = builder.build(node)
         builder.lead(_BEGIN, whole.first)
         self._follow = builder.follow
+        self._leads: list[dict[int, int]] = [{} for _ in range(0, len(self._follow), 8)]
         self._accepting = whole.last | (_BEGIN if whole.may_be_empty else 0)
-        self._symbols = [(1 << place, one) for place, one in builder.symbols if isinstance(one, Chars)]
         self._marks = [(1 << place, one) for place, one in builder.symbols if isinstance(one, Mark)]
+        self._literals: dict[str, int] = {}
+        self._classes: dict[Chars, int] = {}
+        for place, symbol in builder.symbols:
+            if isinstance(symbol, Chars):
+                self._add_symbol(symbol, 1 << place)
         self._is_marked = bool(self._marks)
         self._boundaries = any(mark in (Mark.BOUNDARY, Mark.NO_BOUNDARY) for _, mark in self._marks)
         self._case = case
         self._sets: dict[str, int] = {}
         self._steps: dict[tuple[int, str], int] = {}
         self._places: dict[tuple[int, int], int] = {}
+
+    def _add_symbol(self, symbol: Chars, bit: int) -> None:
+        """Positions of the same symbol are one set; that of a single character is looked up, not asked."""
+        if symbol.single is not None:
+            self._literals[symbol.single] = self._literals.get(symbol.single, 0) | bit
+        else:
+            self._classes[symbol] = self._classes.get(symbol, 0) | bit
 
     def found_in(self, text: str) -> bool:
         """Whether it matches somewhere in the text."""
@@ -92,17 +106,38 @@ class Pattern:
     def _step(self, state: int, char: str) -> int:
         taken = self._sets.get(char)
         if taken is None:
-            self._sets = _bounded(self._sets)
-            variants = (char,) if self._case else _variants(char)
-            taken = self._sets[char] = sum(bit for bit, symbol in self._symbols if symbol.holds(variants))
+            taken = self._taking(char)
         self._steps = _bounded(self._steps)
         reached = self._steps[state, char] = self._led(state) & taken | _BEGIN
         return reached
 
+    def _taking(self, char: str) -> int:
+        """The positions that take a character."""
+        variants = (char,) if self._case else _variants(char)
+        taking = 0
+        for each in variants:
+            taking |= self._literals.get(each, 0)
+        for symbol, places in self._classes.items():
+            if symbol.holds(variants):
+                taking |= places
+        self._sets = _bounded(self._sets)
+        self._sets[char] = taking
+        return taking
+
     def _led(self, state: int) -> int:
+        """All positions that may follow those of a set: eight of them at a time, from tables that fill themselves."""
         reached = 0
-        for place in _places_in(state):
-            reached |= self._follow[place]
+        for number, octet in enumerate(state.to_bytes(len(self._leads), "little")):
+            if octet:
+                lead = self._leads[number].get(octet)
+                reached |= self._lead(number, octet) if lead is None else lead
+        return reached
+
+    def _lead(self, number: int, octet: int) -> int:
+        reached = 0
+        for place in _places_in(octet):
+            reached |= self._follow[8 * number + place]
+        self._leads[number][octet] = reached
         return reached
 
     def _passed(self, state: int, text: str, at: int) -> int:
