@@ -187,6 +187,7 @@ _FLAGS: Final[Mapping[str, Callable[[Order], None]]] = {
 _MAY_HAVE_VALUE: Final[Mapping[str, Callable[[Order, str], None]]] = {
     "q": _run_queue,
     "e": _ignore,  # how errors are reported
+    "d": _ignore,  # what is debugged
     "A": _ignore,  # -Ac, -Am: which of two configuration files
 }
 _WITH_VALUE: Final[Mapping[str, Callable[[Order, str], None]]] = {
@@ -206,5 +207,4 @@ _WITH_VALUE: Final[Mapping[str, Callable[[Order, str], None]]] = {
     "p": _ignore,  # the protocol it came by
     "X": _ignore,  # a file to log the dialogue to
     "D": _ignore,  # a file for debugging
-    "d": _ignore,  # its level
 }

@@ -34,12 +34,14 @@ _DEFAULT_SERVER: Final = "127.0.0.1:25"
 ID_CHANCE_OCTETS: Final = 11
 #: Recipients that are named of those with one answer.
 _MOST_NAMED: Final = 5
+#: What other names of sendmail ask for.
+_BY_NAME: Final = {"mailq": ("-bp",), "newaliases": ("-bi",)}
 _STDIN, _STDOUT = 0, 1
 
 
 def main() -> NoReturn:
-    """Be /usr/sbin/sendmail."""
-    sys.exit(run(sys.argv[1:]))
+    """Be /usr/sbin/sendmail, or the program that a link to it is called."""
+    sys.exit(run([*_BY_NAME.get(Path(sys.argv[0]).name, ()), *sys.argv[1:]]))
 
 
 def run(words: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> SysExit:

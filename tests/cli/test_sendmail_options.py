@@ -30,7 +30,7 @@ from elemta.mail.envelope import BodyType, Notify, Ret
         ("-Nnever jo", Order(notify=Notify.NEVER, recipients=["jo"])),
         ("-N success,DELAY -R hdrs -V id7 jo",
          Order(notify=Notify.SUCCESS | Notify.DELAY, ret=Ret.HEADERS, envelope_id="id7", recipients=["jo"])),
-        ("-v -O DeliveryMode=b -O IgnoreDots=true -L tag -h 3 -Am jo",
+        ("-v -O DeliveryMode=b -O IgnoreDots=true -L tag -h 3 -Am -d0.1 jo",
          Order(verbose=True, dot_ends=False, recipients=["jo"])),
         ("-bs", Order(mode=Mode.SMTP)),
         ("-bm jo", Order(recipients=["jo"])),

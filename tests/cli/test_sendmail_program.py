@@ -255,6 +255,23 @@ def test_the_command_is_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(line.startswith("MAIL FROM:<vcho@x.org>") for line in server.commands) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [("newaliases", 0, ""), ("mailq", 0, "ID  STATE"), ("sendmail", 64, "there is no recipient")],
+)
+def test_it_goes_by_other_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, code: int, says: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{name}", "-C", str(configure(tmp_path))])
+    give(monkeypatch, b"")
+    with pytest.raises(SystemExit) as ended:
+        sendmail_program.main()
+    assert ended.value.code == code
+    out, err = capfd.readouterr()
+    assert says in out + err
+    assert says or not out + err
+
+
 def test_help_is_to_be_had(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["sendmail", "--help"])
