@@ -155,10 +155,17 @@ class SharedKeyValue:
         await self._make()
         await self._remove(self._words.sweep)
         if looks:
-            most = self._entries
-            rows = await self._database.look(lambda connection: connection.fetch(self._words.crowded, most))
-            for namespace, entries in rows:
-                await self._remove(self._words.thin, namespace, surplus=int(entries) - most)
+            for namespace, surplus, until in await self._database.look(self._crowded):
+                await self._remove(self._words.thin, namespace, until, surplus=surplus)
+
+    async def _crowded(self, connection: Connection) -> list[tuple[bytes, int, float]]:
+        """The namespaces that have too many entries: how many too many, and when the last of those ends."""
+        found = []
+        for namespace, entries in await connection.fetch(self._words.crowded, self._entries):
+            surplus = int(entries) - self._entries
+            for (until,) in await connection.fetch(self._words.edge, namespace, surplus - 1):
+                found.append((namespace, surplus, until))
+        return found
 
     async def _remove(self, statement: str, *values: object, surplus: float = inf) -> None:
         """Remove so many, some at a time."""
