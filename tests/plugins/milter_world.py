@@ -151,6 +151,7 @@ NAMES = {
     "9.100.51.198.in-addr.arpa": Name(pointers=("forged.example.org",)),
     "forged.example.org": Name(addresses=("192.0.2.77",)),
     "10.100.51.198.in-addr.arpa": Name(failing_until=math.inf),
+    "nowhere.example.com": Name(),
 }
 
 

@@ -1,5 +1,6 @@
 """The milter plugin with a scripted milter on a virtual network: what it hears, what becomes of its answers."""
 
+import random
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 import trio
 
+from elemta.mail.envelope import Notify, Recipient
 from elemta.net.base import Endpoint
 from elemta.plugins.api import Verdict
 from elemta.plugins.mail import MailInHand, SessionFacts
+from elemta.plugins.milter.clients import NAME_SECONDS
 from elemta.plugins.milter.link import MilterFailed
 from elemta.plugins.milter.plugin import Milter, MilterSettings
 from elemta.plugins.milter.wire import MAX_DATA_OCTETS, Stage, Step
@@ -24,6 +27,7 @@ from elemta.plugins.verdicts import (
     RemoveHeader,
     ReplaceBody,
 )
+from elemta.simulation.resolver import ScriptedResolver
 from tests.plugins.milter_world import (
     EVA,
     MAX,
@@ -272,6 +276,35 @@ async def test_a_clients_name_is_asked_for_once_a_session(autojump_clock: trio.t
         await another(plugin, of)
         nursery.cancel_scope.cancel()
     assert milter.macros("M") == {"{client_name}": "yes.example.org"}
+
+
+async def test_dns_that_does_not_answer_leaves_the_client_without_a_name(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    milter = ScriptedMilter()
+    network = Machines().network
+    async with trio.open_nursery() as nursery:
+        (listener,) = await network.host("192.0.2.1").listen("192.0.2.1:8891", 10)
+        nursery.start_soon(milter.serve, listener)
+        silent = ScriptedResolver({}, random.Random(0), seconds=1e6)
+        plugin = Milter(World(network.host("192.0.2.2"), resolver=silent), MilterSettings("192.0.2.1:8891"))
+        started = trio.current_time()
+        assert await plugin.on_connect(session()) == CONTINUE
+        assert trio.current_time() - started == pytest.approx(NAME_SECONDS, abs=0.5)
+        nursery.cancel_scope.cancel()
+    assert milter.macros("C")["{client_resolve}"] == "TEMP"
+    assert milter.macros("C")["{client_name}"] == "[198.51.100.7]"
+
+
+async def test_what_a_recipient_asks_to_be_told_goes_along(autojump_clock: trio.testing.MockClock) -> None:
+    milter = ScriptedMilter()
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        one = await begin(plugin, session())
+        for notify in (Notify.NEVER, Notify.SUCCESS | Notify.DELAY):
+            assert await plugin.on_rcpt_to(one, Recipient(EVA, notify)) == CONTINUE
+        nursery.cancel_scope.cancel()
+    assert milter.said("R")[1:] == [b"<eva@example.com>\0NOTIFY=NEVER\0", b"<eva@example.com>\0NOTIFY=SUCCESS,DELAY\0"]
 
 
 # ---- what becomes of answers ---------------------------------------------------------------------
@@ -578,7 +611,25 @@ async def test_a_milter_that_is_away_is_asked_again_when_it_is_back(autojump_clo
     assert milter.letters == "OCHMR"
 
 
+async def test_a_milter_that_comes_late_may_decide_on_the_session(autojump_clock: trio.testing.MockClock) -> None:
+    answers: list[list[Answer]] = [[Deed.CLOSE], [packet("r")]]
+    milter = ScriptedMilter({"C": answers})
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        of = session()
+        with pytest.raises(MilterFailed):
+            await plugin.on_connect(of)
+        refusal = Reject("command rejected", code=554)
+        assert await plugin.on_helo(of) == refusal
+        assert await plugin.on_mail_from(mail(of)) == refusal
+        nursery.cancel_scope.cancel()
+    assert milter.letters == "OCOC"
+
+
 async def test_a_name_without_an_address_is_a_failure(autojump_clock: trio.testing.MockClock) -> None:
+    plugin = Milter(World(Machines().network.host("192.0.2.2")), MilterSettings("inet:8891@nowhere.example.com"))
+    with pytest.raises(MilterFailed, match=r"nowhere\.example\.com has no address"):
+        await plugin.on_connect(session())
     plugin = Milter(World(Machines().network.host("192.0.2.2")), MilterSettings("inet:8891@gone.example.com"))
     with pytest.raises(MilterFailed, match=r"no address of gone\.example\.com"):
         await plugin.on_connect(session())
