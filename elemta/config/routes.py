@@ -52,7 +52,9 @@ def check_routes(routes: Sequence[RouteSection], report: Report, *, authorities:
         _check_maildir_path(route, report, (*path, "path"))
         check_route_security(route, report, path=path, authorities=authorities)
         shadow = _shadow(routes[:index], route.domain)
-        if shadow is not None:
+        if route.name and any(other.name == route.name for other in routes[:index]):
+            report.error((*path, "name"), f'another route is named "{route.name}" already: a name stands once.')
+        if shadow is not None and not route.name:
             report.warn(
                 path, f'never used: routes[{shadow}] ("{routes[shadow].domain}") matches all of "{route.domain}" first.'
             )

@@ -38,12 +38,16 @@ Gate = Callable[[], Awaitable[bool]]
 
 @frozen
 class Job:
-    """One attempt: the mail's id, the envelope with only the recipients still pending, the content, the gate."""
+    """One attempt: the mail's id, the envelope with only the recipients still pending, the content, the gate.
+
+    `route` names the way out that was chosen for this mail; empty for those of its recipients' domains.
+    """
 
     id: str
     envelope: Envelope
     content: Content
     gate: Gate
+    route: str = ""
 
 
 class AttemptStopped(Exception):
@@ -64,8 +68,11 @@ class Transport(Protocol):
 class Delivery(Protocol):
     """All ways out, behind the routes."""
 
-    def destination(self, address: Address) -> str:
-        """The key of the next hop for a recipient: mails with the same key share bounds, connections and attempts."""
+    def destination(self, address: Address, route: str = "") -> str:
+        """The key of the next hop for a recipient, by the route of that name if any.
+
+        Mails with the same key share bounds, connections and attempts.
+        """
         ...
 
     def priority_for(self, address: Address) -> Priority | None:

@@ -21,6 +21,10 @@ from elemta.mail.reply import Reply
 _OUR_DEFECT = Reply(451, "4.3.0", "the delivery broke off with an internal error")
 
 
+#: RFC 3463 §3.4, system incorrectly configured: a mail goes nowhere else than where it was sent by name.
+_NO_ROUTE = Reply(451, "4.3.5", "the route that was chosen for this mail is not in the configuration any more")
+
+
 class Router:
     """The `Delivery` of a configuration. `transports` has one for each of the table's `ways`.
 
@@ -37,9 +41,9 @@ class Router:
         self._transports = {route: transports[route.way] for route in table.routes}
         self._log = log
 
-    def destination(self, address: Address) -> str:
-        """The key of the next hop for a recipient: what shares bounds, connections and attempts."""
-        return self._table.destination(address)
+    def destination(self, address: Address, route: str = "") -> str:
+        """The key of the next hop for a recipient, by the route of that name if any."""
+        return self._table.destination(address, route)
 
     def priority_for(self, address: Address) -> Priority | None:
         """The priority that the recipient's route asks for, None when it does not say."""
@@ -47,13 +51,17 @@ class Router:
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:
         """One outcome a recipient, in the order of the envelope. Raises `AttemptStopped` when the gate closed."""
+        if job.route and self._table.named(job.route) is None:
+            self._log.error("delivery.no_such_route", queue_id=job.id, route=job.route)
+            return [Deferred(_NO_ROUTE)] * len(job.envelope.recipients)
         groups = self._groups(job)
         if len(groups) == 1:
             return await self._transport(job).deliver(job)
         return await self._deliver_apart(job, groups)
 
     def _transport(self, job: Job) -> Transport:
-        return self._transports[self._table.route(job.envelope.recipients[0].address.domain)]
+        named = self._table.named(job.route)
+        return self._transports[named or self._table.route(job.envelope.recipients[0].address.domain)]
 
     def _groups(self, job: Job) -> list[list[int]]:
         """The recipients' indexes by destination: one group, unless the configuration changed since the mail came."""
@@ -62,7 +70,7 @@ class Router:
             return [[0]]
         groups: dict[str, list[int]] = {}
         for index, recipient in enumerate(recipients):
-            groups.setdefault(self._table.destination(recipient.address), []).append(index)
+            groups.setdefault(self._table.destination(recipient.address, job.route), []).append(index)
         return list(groups.values())
 
     async def _deliver_apart(self, job: Job, groups: Sequence[Sequence[int]]) -> Sequence[Outcome]:

@@ -143,16 +143,20 @@ class RoutingTable:
         )
         self._exact: dict[str, tuple[int, Route]] = {}
         self._below: dict[str, tuple[int, Route]] = {}
+        self._named: dict[str, Route] = {}
         self._any = (len(config.routes), BY_MX)
         self._cache: dict[str, Route] = {}
         if config.dev_mode:
             self._any = (-1, TO_INBOX)
+            self._named = {section.name: TO_INBOX for section in config.routes if section.name}
         else:
             self._compile(config.routes)
 
     def _compile(self, sections: tuple[RouteSection, ...]) -> None:
         for index, section in enumerate(sections):
             entry = (index, _route(section))
+            if section.name:
+                self._named[section.name] = entry[1]
             if section.domain == "*":
                 self._any = min(self._any, entry, key=_index)
             elif section.domain.startswith("*."):
@@ -163,7 +167,8 @@ class RoutingTable:
     @property
     def routes(self) -> frozenset[Route]:
         """Every route that a mail may take."""
-        return frozenset(route for _, route in (*self._exact.values(), *self._below.values(), self._any))
+        by_domain = (route for _, route in (*self._exact.values(), *self._below.values(), self._any))
+        return frozenset((*by_domain, *self._named.values()))
 
     @property
     def ways(self) -> frozenset[Route]:
@@ -180,6 +185,10 @@ class RoutingTable:
             self._cache[domain] = found
         return found
 
+    def named(self, name: str) -> Route | None:
+        """The route of a name; None when the configuration has none such."""
+        return self._named.get(name)
+
     def _find(self, domain: str) -> Route:
         best = min(self._any, self._exact.get(domain, self._any), key=_index)
         _, _, parent = domain.partition(".")
@@ -188,10 +197,11 @@ class RoutingTable:
             _, _, parent = parent.partition(".")
         return best[1]
 
-    def destination(self, address: Address) -> str:
-        """The key of the next hop for a recipient."""
+    def destination(self, address: Address, name: str = "") -> str:
+        """The key of the next hop for a recipient, by the route of the name where there is one."""
         domain = address.domain
-        return self.route(domain).destination(domain or self.home_domain)
+        route = self._named.get(name) or self.route(domain)
+        return route.destination(domain or self.home_domain)
 
     def is_local(self, domain: str) -> bool:
         """Whether mail for this domain ends here. The bare `postmaster` (no domain) always does."""

@@ -16,10 +16,10 @@ from elemta.mail.reply import Reply
 from elemta.net.base import Stream
 from elemta.plugins.api import Stage
 from elemta.plugins.chain import Chain
-from elemta.plugins.costs import COSTS_KEY, Ledger, kept, slow
+from elemta.plugins.costs import Ledger, kept, slow
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
-from elemta.plugins.verdicts import Change, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.plugins.verdicts import COSTS_KEY, ROUTE_KEY, Change, Defer, Discard, Quarantine, Reject, Verdict
 from elemta.tls.stream import TlsFacts
 
 #: Seconds that plugins have in all when a session has ended: nobody waits for them but the drain.
@@ -180,7 +180,10 @@ class PluggedMail:
     @property
     def annotations(self) -> dict[str, str]:
         """What is kept with the mail: the plugins' words about it, and what they cost."""
-        return {**self.in_hand.annotations, COSTS_KEY: kept(self.in_hand.ledger.all)}
+        own = {COSTS_KEY: kept(self.in_hand.ledger.all)}
+        if self.in_hand.route:
+            own[ROUTE_KEY] = self.in_hand.route
+        return {**self.in_hand.annotations, **own}
 
     def close(self) -> None:
         """End its tasks."""

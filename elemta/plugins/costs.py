@@ -10,8 +10,6 @@ from typing import Final
 
 from attrs import define
 
-#: Under which annotation the costs are kept with the mail.
-COSTS_KEY: Final = "plugins"
 #: Plugins that are kept with a mail; a server has a handful.
 MAX_KEPT: Final = 50
 #: Seconds from which a plugin is named in the log line of a mail.

@@ -16,9 +16,11 @@ from elemta.mail.headers import MAX_HEADER_OCTETS
 from elemta.net.base import Endpoint
 from elemta.plugins.api import Content
 from elemta.plugins.content import ComposedContent, NoContent, Reader
-from elemta.plugins.costs import COSTS_KEY, Ledger
+from elemta.plugins.costs import Ledger
 from elemta.plugins.fields import HeaderFields
 from elemta.plugins.verdicts import (
+    COSTS_KEY,
+    ROUTE_KEY,
     AddHeader,
     AddRecipient,
     Annotate,
@@ -309,8 +311,6 @@ class MailInHand:
             self._recipients.append(recipient)
 
     def _annotate(self, key: str, value: str) -> None:
-        if key == COSTS_KEY:
-            raise ValueError(f'the annotation "{COSTS_KEY}" is the server\'s own')
         if key not in self._annotations and len(self._annotations) >= MAX_ANNOTATIONS:
             raise ValueError(f"the mail has {MAX_ANNOTATIONS} annotations already")
         self._annotations[key] = value
@@ -333,4 +333,4 @@ def with_facts(session: SessionFacts, **facts: Any) -> SessionFacts:
 
 def frozen_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
     """A mail's annotations for a plugin at delivery: without the server's own."""
-    return {key: value for key, value in annotations.items() if key != COSTS_KEY}
+    return {key: value for key, value in annotations.items() if key not in (COSTS_KEY, ROUTE_KEY)}

@@ -25,6 +25,9 @@ MAX_TEXT_CHARACTERS = 450
 MAX_KEY_CHARACTERS = 64
 MAX_VALUE_CHARACTERS = 1000
 
+#: Annotations that are the server's own: what plugins cost, the name of the route that one chose.
+COSTS_KEY, ROUTE_KEY = "plugins", "route"
+
 #: RFC 5322 §3.6.8: any printable US-ASCII character but the colon.
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
@@ -158,6 +161,8 @@ class Annotate:
     def _check_key(self, _: object, key: str) -> None:
         if not _KEY.match(key) or len(key) > MAX_KEY_CHARACTERS:
             raise ValueError(f"{key!r} is no key: letters, digits, '.', '_' and '-', at most {MAX_KEY_CHARACTERS}")
+        if key in (COSTS_KEY, ROUTE_KEY):
+            raise ValueError(f"the annotation {key!r} is the server's own")
 
 
 Change = (

@@ -149,11 +149,11 @@ class QueueService:
         envelope = submission.envelope
         recipients = envelope.recipients
         if len(recipients) == 1:
-            destination = self._delivery.destination(recipients[0].address)
+            destination = self._delivery.destination(recipients[0].address, submission.route)
             return [self._mail(submission, submission.id, envelope, destination, now)]
         lanes: dict[str, list[Recipient]] = {}
         for recipient in recipients:
-            lanes.setdefault(self._delivery.destination(recipient.address), []).append(recipient)
+            lanes.setdefault(self._delivery.destination(recipient.address, submission.route), []).append(recipient)
         mails: list[QueuedMail] = []
         for destination, chosen in lanes.items():
             queue_id = self._runtime.ids.new_id() if mails else submission.id

@@ -21,6 +21,7 @@ from elemta.delivery.base import AttemptStopped, Job
 from elemta.mail.envelope import Envelope
 from elemta.mail.outcome import Deferred, Delivered, Outcome
 from elemta.mail.reply import Reply
+from elemta.plugins.verdicts import ROUTE_KEY
 from elemta.queue.agenda import Due
 from elemta.queue.content import StoredContent
 from elemta.queue.plugged import Held, PluggedAttempt
@@ -152,7 +153,8 @@ class Worker:
         self._started_at = shop.runtime.clock.wall()
         self._started = trio.current_time()
         self._content = StoredContent(shop.store, mail.content, due.content)
-        job = Job(mail.id, still_pending(mail), self._content, self._gate)
+        route = mail.annotations.get(ROUTE_KEY, "") if mail.annotations else ""
+        job = Job(mail.id, still_pending(mail), self._content, self._gate, route)
         try:
             if not job.envelope.recipients:
                 return ()

@@ -46,7 +46,7 @@ class NullDelivery:
         self.pause = pause
         self.done = trio.Event()
 
-    def destination(self, address: Address) -> str:
+    def destination(self, address: Address, route: str = "") -> str:
         return address.domain
 
     def priority_for(self, address: Address) -> Priority | None:

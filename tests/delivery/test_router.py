@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import trio
 import trio.testing
-from attrs import define, field
+from attrs import define, evolve, field
 
 from elemta.config.sections import Config, RouteSection, TransportName
 from elemta.delivery.base import AttemptStopped, Job
@@ -48,6 +48,7 @@ CONFIG = Config(
         RouteSection("b.example", SMTP, host="two.example"),
         RouteSection("c.example", SMTP, host="one.example"),
         RouteSection("*", MX),
+        RouteSection("*", SMTP, name="archive", host="archive.example"),
     ),
 )
 
@@ -151,3 +152,28 @@ def test_every_way_needs_a_transport() -> None:
     transports = {Route(DISCARD): Recorder("discard")}
     with pytest.raises(ValueError, match="MX"):
         Router(table, transports, log=make_logger("info", "console", io.StringIO()))
+
+
+async def test_a_mail_goes_by_the_route_that_was_chosen_for_it_by_name() -> None:
+    ways = Ways()
+    assert ways.router.destination(address("x@a.example"), "archive") == "smtp:archive.example:25"
+    tried = attempt("x@a.example", "y@b.example")
+    outcomes = await ways.router.deliver(evolve(tried.job, route="archive"))
+    assert texts(outcomes) == ["archive.example x@a.example", "archive.example y@b.example"]
+    assert tried.gate.asked == 1
+
+
+async def test_a_route_that_is_gone_puts_the_mail_off() -> None:
+    """By its domain it might go where it was never meant to."""
+    ways = Ways()
+    tried = attempt("x@a.example")
+    (outcome,) = await ways.router.deliver(evolve(tried.job, route="gone"))
+    assert isinstance(outcome, Deferred)
+    assert outcome.reply.enhanced == "4.3.5"
+    assert tried.gate.asked == 0
+    assert "delivery.no_such_route" in ways.log.getvalue()
+
+
+def test_in_dev_mode_every_name_leads_to_the_inbox() -> None:
+    table = RoutingTable(evolve(CONFIG, dev_mode=True))
+    assert table.named("archive") == table.route("a.example")

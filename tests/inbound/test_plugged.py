@@ -30,6 +30,7 @@ from elemta.plugins.api import (
     ReplaceHeader,
     Session,
     SetPriority,
+    SetRoute,
     SetSender,
     Verdict,
 )
@@ -43,7 +44,7 @@ MAIL = b"Subject: hello\r\nX-Old: 1\r\nX-Old: 2\r\n\r\nbody\r\n"
 @asynccontextmanager
 async def serving(*plugins: type[Plugin], on_error: OnError | None = None) -> AsyncIterator[tuple[World, Bench]]:
     async with chain_of(*plugins, on_error=on_error) as bench:
-        world = World(plugins=Plugins(bench.chain, bench.keeper))
+        world = World(plugins=Plugins(bench.chain, bench.keeper, frozenset({"archive"})))
         async with trio.open_nursery() as nursery:
             await nursery.start(world.service.run)
             yield world, bench
@@ -330,3 +331,14 @@ async def test_a_plugin_may_be_slower_than_the_clients_patience(autojump_clock: 
             await nursery.start(world.service.run)
             assert (await deliver(world.connect())).startswith("250")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_route_is_chosen_by_name(autojump_clock: object) -> None:
+    class Archiving(Plugin):
+        async def on_data_complete(self, mail: Mail) -> Verdict:
+            return Continue([SetRoute("archive")])
+
+    async with serving(Archiving) as (world, _):
+        assert (await deliver(world.connect())).startswith("250")
+    (mail,) = world.queue.submitted
+    assert (mail.route, mail.annotations["route"]) == ("archive", "archive")

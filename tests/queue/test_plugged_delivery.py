@@ -115,3 +115,14 @@ async def test_a_mail_that_came_held_is_never_tried(autojump_clock: object) -> N
         assert (found.state, found.reason, found.annotations) == (QueueState.HELD, "odd", {"tag": "x"})
         assert not world.delivery.calls
         assert found.received_at == EPOCH
+
+
+async def test_a_mail_with_a_route_of_its_own_is_one_mail(autojump_clock: object) -> None:
+    world = World()
+    async with world.running():
+        given = submission(world.ids.new_id(), "b@dest.example", "c@other.example")
+        await world.service.submit(evolve(given, route="archive", annotations={"route": "archive"}), timeout=10)
+        await trio.sleep(10)
+    (call,) = world.delivery.calls
+    assert call.job.route == "archive"
+    assert call.to == ("b@dest.example", "c@other.example")

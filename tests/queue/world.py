@@ -97,8 +97,8 @@ class ScriptedDelivery:
     def script(self, whom: str, *answers: Answer) -> None:
         self.scripts[whom] = list(answers)
 
-    def destination(self, address: Address) -> str:
-        return address.domain
+    def destination(self, address: Address, route: str = "") -> str:
+        return route or address.domain
 
     def priority_for(self, address: Address) -> Priority | None:
         return self.priorities.get(address.domain)
