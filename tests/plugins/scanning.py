@@ -28,6 +28,14 @@ ADDRESS = f"{NAME}:{PORT}"
 #: Nobody listens at the first address of the name.
 _DEAD, _ALIVE, _OURS = "192.0.2.98", "192.0.2.99", "192.0.2.25"
 
+#: What DNS says of the client that brings the mails.
+CLIENT, CLIENT_NAME = "198.51.100.7", "out.example.org"
+NAMES = {
+    "7.100.51.198.in-addr.arpa": Name(pointers=("liar.example.org", CLIENT_NAME)),
+    "liar.example.org": Name(addresses=("198.51.100.8",)),
+    CLIENT_NAME: Name(addresses=(CLIENT,)),
+}
+
 HEADER = b"From: a@example.org\r\nSubject: hello\r\n"
 CONTENT = HEADER + b"\r\nbody\r\n"
 
@@ -43,6 +51,14 @@ class ScannerHost:
         self.network = network
         self.resolver = resolver
         self.threads = InlineThreads()
+        self.clock = FixedClock()
+
+
+class FixedClock:
+    """It is noon."""
+
+    def wall(self) -> float:
+        return 1_795_608_000.0
 
 
 class Octets:
@@ -79,7 +95,7 @@ class ScannedMail:
         self.headers = HeaderFields.parse(header)
         self.session = SessionFacts(
             "s1",
-            Endpoint("198.51.100.7", 4711),
+            Endpoint(CLIENT, 4711),
             Endpoint("192.0.2.25", 25),
             "smtp",
             helo="client.example",
@@ -95,7 +111,7 @@ def a_mail(content: bytes = CONTENT, header: bytes = HEADER) -> Any:
 async def scanner(talk: Talk | None, *, path: str = "") -> AsyncIterator[Any]:
     """A host in whose network one scanner talks so with whoever connects; without `talk`, nobody listens."""
     network = VirtualNetwork(Random(0))
-    resolver = ScriptedResolver({NAME: Name(addresses=(_DEAD, _ALIVE)), "empty.example": Name()}, Random(0))
+    resolver = ScriptedResolver({**NAMES, NAME: Name(addresses=(_DEAD, _ALIVE)), "empty.example": Name()}, Random(0))
     async with trio.open_nursery() as nursery:
         await network.host(_DEAD).listen(f"{_DEAD}:1", 1)  # the machine is there
         place = f"unix:{path}" if path else f"{_ALIVE}:{PORT}"

@@ -24,9 +24,10 @@ from tests.plugins.scanning import ScannedMail, a_mail
 
 
 def test_the_question() -> None:
-    assert question(a_mail(), server="mail.example.com", password="hunter2") == [
+    assert question(a_mail(), "out.example.org", server="mail.example.com", password="hunter2") == [
         (b"From", b"<a@example.org>"),
         (b"IP", b"198.51.100.7"),
+        (b"Hostname", b"out.example.org"),
         (b"Helo", b"client.example"),
         (b"User", b"alice"),
         (b"Queue-Id", b"0123456789abcdefghijkl"),
@@ -48,7 +49,7 @@ class Bounce(ScannedMail):
 
 def test_what_is_not_known_is_not_told() -> None:
     mail = Bounce()
-    assert dict(question(mail, server="m", password=None)) == {  # type: ignore[arg-type]  # as much of it as is read
+    assert dict(question(mail, "", server="m", password=None)) == {  # type: ignore[arg-type]  # as much of it as is read
         b"From": b"<>",
         b"Queue-Id": b"0123456789abcdefghijkl",
         b"MTA-Name": b"m",
@@ -57,7 +58,7 @@ def test_what_is_not_known_is_not_told() -> None:
 
 def test_no_field_can_be_smuggled_in() -> None:
     mail = Bounce(helo="client\r\nUser: root\r\n\r\n" + "x" * 5000)
-    fields = dict(question(mail, server="m", password=None))  # type: ignore[arg-type]  # as much of it as is read
+    fields = dict(question(mail, "", server="m", password=None))  # type: ignore[arg-type]  # as much of it as is read
     assert fields[b"Helo"].startswith(b"client User: root x")
     assert len(fields[b"Helo"]) == MAX_FIELD_OCTETS
 
@@ -65,7 +66,7 @@ def test_no_field_can_be_smuggled_in() -> None:
 def test_recipients_are_told_while_there_is_room() -> None:
     mail = a_mail()
     mail.recipients = [Recipient(Address("x" * 60, f"{number}.example.com")) for number in range(2000)]
-    told = [value for name, value in question(mail, server="m", password=None) if name == b"Rcpt"]
+    told = [value for name, value in question(mail, "", server="m", password=None) if name == b"Rcpt"]
     assert 300 < len(told) < 2000
     assert sum(map(len, told)) <= MAX_RECIPIENT_OCTETS
 

@@ -16,6 +16,12 @@ from elemta.plugins.scanners.spamassassin import SpamAssassin
 from tests.plugins.scanning import ADDRESS, CONTENT, Talk, a_mail, hang, received, scanner, told
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcd\r\n" * 20_000
+PROLOGUE = (
+    b"Return-Path: <a@example.org>\r\n"
+    b"Received: from client.example (out.example.org [198.51.100.7])\r\n"
+    b"\tby mail.example.com (Elemta) with ESMTPA id 0123456789abcdefghijkl;\r\n"
+    b"\tWed, 25 Nov 2026 12:00:00 +0000\r\n"
+)
 SYMBOLS = b"SYMBOLS SPAMC/1.5\r\nContent-length: %d\r\n\r\n"
 
 
@@ -66,7 +72,7 @@ async def test_spamd_hears_the_whole_mail(autojump_clock: MockClock) -> None:
     heard: list[bytes] = []
     async with scanner(spamd(heard=heard)) as host:
         verdict = await spamassassin(host).on_data_complete(a_mail(LARGE))
-    assert heard == [SYMBOLS % len(LARGE), LARGE]
+    assert heard == [SYMBOLS % len(PROLOGUE + LARGE), PROLOGUE + LARGE]
     assert isinstance(verdict, Continue)
     assert verdict.score == 7.1
     assert told(verdict) == {"spamassassin": "spam, score 7.1 of 5.0: A B_C"}

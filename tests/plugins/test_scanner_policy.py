@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from elemta.plugins.api import AddHeader, Annotate, Continue, Quarantine, Reject, RemoveHeader
 from elemta.plugins.fields import HeaderFields
-from elemta.plugins.scanners.policy import Finding, Step, Thresholds, points, removals, tags, verdict
+from elemta.plugins.scanners.policy import MAX_SYMBOLS, Finding, Step, Thresholds, points, removals, tags, verdict
 
 SPAM = Finding("spamassassin", True, 7.12, 5.0, ("GTUBE", "NO_RECEIVED"))
 
@@ -84,6 +84,15 @@ def test_many_rules_are_folded() -> None:
     assert isinstance(status, AddHeader)
     assert max(len(line) for line in (b"X-Spam-Status: " + status.value).split(b"\r\n")) <= 78
     assert status.value.replace(b"\r\n\t", b"") == b"Yes, score=9999.0 required=5.0 tests=" + ",".join(names).encode()
+
+
+def test_not_more_rules_are_named_than_can_be_read() -> None:
+    names = tuple(f"R{number}" for number in range(1000))
+    status, *_, note = tags(Finding("x", True, 9.0, 5.0, names))
+    assert isinstance(status, AddHeader)
+    assert isinstance(note, Annotate)
+    assert status.value.count(b",") == MAX_SYMBOLS  # one stands before the score
+    assert note.value.endswith(f" R{MAX_SYMBOLS - 1}")
 
 
 @given(st.lists(st.text(max_size=80), max_size=300), st.floats(-1e6, 1e6))

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -82,6 +83,7 @@ async def test_rspamd_hears_the_whole_mail(autojump_clock: MockClock) -> None:
         b"Content-Length: %d" % len(LARGE),
         b"From: <a@example.org>",
         b"IP: 198.51.100.7",
+        b"Hostname: out.example.org",
         b"Helo: client.example",
         b"User: alice",
         b"Queue-Id: 0123456789abcdefghijkl",
@@ -279,6 +281,24 @@ async def test_a_mail_is_never_held_as_a_whole(autojump_clock: MockClock) -> Non
             await plugin.on_data_complete(mail)
     assert mail.content.taken <= 4 * 64 * 1024
     assert mail.content.largest <= 64 * 1024
+
+
+async def test_of_a_huge_answer_little_is_held(autojump_clock: MockClock) -> None:
+    pieces = 256
+
+    async def talk(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (pieces * 65536))
+        for _ in range(pieces):
+            await stream.send_all(bytes(65536))
+
+    async with asking(talk) as plugin:
+        tracemalloc.start()
+        with pytest.raises(ScannerFailed, match="an answer of more than"):
+            await plugin.on_data_complete(a_mail())
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert most < pieces * 65536 / 4
 
 
 # ---- TLS -----------------------------------------------------------------------------------------

@@ -39,6 +39,13 @@ def test_an_answer_is_whole_before_the_connection_ends() -> None:
     assert SpamdReader().receive(SPAM) == IS_SPAM
 
 
+def test_without_a_length_only_the_end_of_the_connection_ends_it() -> None:
+    reader = SpamdReader()
+    assert reader.receive(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 7 / 5\r\n\r\nA,") is None
+    assert reader.receive(b"B") is None
+    assert reader.receive(b"") == SpamdAnswer(True, 7.0, 5.0, ("A", "B"))
+
+
 @pytest.mark.parametrize(
     ("octets", "answer"),
     [

@@ -56,12 +56,16 @@ class RspamdAnswer:
 Field = tuple[bytes, bytes]
 
 
-def question(mail: Mail, *, server: str, password: str | None) -> list[Field]:
-    """The header fields that tell rspamd what the mail itself does not."""
+def question(mail: Mail, name: str, *, server: str, password: str | None) -> list[Field]:
+    """The header fields that tell rspamd what the mail itself does not.
+
+    `name` is the confirmed one of the client's address, empty where there is none; `server` is our own.
+    """
     session = mail.session
     told = [
         ("From", f"<{mail.sender or ''}>"),
         ("IP", "" if session.client.is_unix else session.client.host),
+        ("Hostname", name),
         ("Helo", session.helo),
         ("User", session.user),
         ("Queue-Id", mail.id),

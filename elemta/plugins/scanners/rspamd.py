@@ -14,6 +14,7 @@ from elemta.config.scanners import AntispamSection
 from elemta.plugins.api import CONTINUE, Change, Continue, Defer, Discard, Host, Mail, Reject, ReplaceHeader, Verdict
 from elemta.plugins.scanners.base import Scanner
 from elemta.plugins.scanners.checkv2 import PATH, Action, RspamdAnswer, parse_answer, question
+from elemta.plugins.scanners.client import client_name
 from elemta.plugins.scanners.policy import REFUSED, Finding, Step, Thresholds, removals, verdict
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Rspamd(Scanner):
         from elemta.plugins.scanners import http
 
         assert self._client is not None, "start() comes first"
-        fields = question(mail, server=self.host.hostname, password=self._own.api_key)
+        name = await client_name(self.host, mail.session)
+        fields = question(mail, name, server=self.host.hostname, password=self._own.api_key)
         octets = await http.post(self._client, self._url, fields, mail.content)
         return self.judge(parse_answer(octets))
 

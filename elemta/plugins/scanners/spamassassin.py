@@ -8,6 +8,7 @@ from elemta.config.scanners import AntispamSection
 from elemta.net.base import Stream
 from elemta.plugins.api import CONTINUE, Continue, Host, Mail, Verdict
 from elemta.plugins.scanners.base import Scanner, ask
+from elemta.plugins.scanners.client import client_name, prologue
 from elemta.plugins.scanners.policy import Finding, Thresholds, removals, verdict
 from elemta.plugins.scanners.spamd import SpamdReader, request
 
@@ -33,8 +34,11 @@ class SpamAssassin(Scanner):
         return Continue(gone) if gone else CONTINUE
 
     async def scan(self, mail: Mail) -> Verdict:
+        name = await client_name(self.host, mail.session)
+        before = prologue(mail, name, server=self.host.hostname, at=self.host.clock.wall())
+
         async def say(stream: Stream) -> None:
-            await stream.send_all(request(mail.content.size))
+            await stream.send_all(request(len(before) + mail.content.size) + before)
             async for piece in mail.content.chunks():
                 await stream.send_all(piece)
 
