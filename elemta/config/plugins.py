@@ -34,10 +34,17 @@ class PluginEntry:
     deadline: float | None = None
     on_error: PluginFailure | None = None
     settings: Mapping[str, object] = field(factory=dict, hash=False)
+    #: Which plugin it is, where one stands here more than once under names of its own; empty: that of the name.
+    plugin: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name that the plugin itself is known by."""
+        return self.plugin or self.name
 
 
 #: The keys of an entry that is an object.
-_KEYS = ("name", "enabled", "priority", "deadline", "on_error", "settings")
+_KEYS = ("name", "plugin", "enabled", "priority", "deadline", "on_error", "settings")
 _PRIORITY = Whole("points", -1000, 1000)
 _DEADLINE = Duration()
 
@@ -61,9 +68,11 @@ class PluginKind:
         for key in value:
             if key not in _KEYS:
                 raise Unfit(self.expected, f"It has no key {json.dumps(key)}.{did_you_mean(key, _KEYS)}")
-        name, settings = value.get("name"), value.get("settings", {})
+        name, settings, kind = value.get("name"), value.get("settings", {}), value.get("plugin", "")
         if not isinstance(name, str) or not name or not name.isprintable():
             raise Unfit(self.expected, 'It needs a "name".')
+        if not isinstance(kind, str) or not kind.isprintable():
+            raise Unfit(self.expected, 'Its "plugin" is the name of a plugin.')
         if not isinstance(settings, dict):
             raise Unfit(self.expected, 'Its "settings" are an object.')
         if not isinstance(value.get("enabled", True), bool):
@@ -76,12 +85,14 @@ class PluginKind:
             None if deadline is None else _DEADLINE.parse(deadline),
             _failure(value.get("on_error")),
             settings,
+            kind,
         )
 
     def schema(self) -> dict[str, object]:
         choices = [choice.value for choice in PluginFailure]
         properties: dict[str, object] = {
             "name": {"type": "string", "minLength": 1},
+            "plugin": {"type": "string"},
             "enabled": {"type": "boolean"},
             "priority": {"anyOf": [_PRIORITY.schema(), {"type": "null"}]},
             "deadline": {"anyOf": [_DEADLINE.schema(), {"type": "null"}]},
@@ -113,5 +124,8 @@ class PluginsSection:
     ] = "./plugins"
     plugins: Annotated[
         tuple[Annotated[PluginEntry, PluginKind()], ...],
-        About("The plugins by name, or as objects with `name`, `priority`, `deadline`, `on_error`, `settings`."),
+        About(
+            "The plugins by name, or as objects with `name`, `priority`, `deadline`, `on_error`, `settings`; `plugin` says "
+            "which one it is where the name is another."
+        ),
     ] = ()

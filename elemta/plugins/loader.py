@@ -142,7 +142,7 @@ def load_plugins(wanted: Sequence[Wanted], known: Mapping[str, Found], host_of: 
             problems.append(f"{one.path}: the plugin {name!r} stands twice in the configuration.")
             continue
         try:
-            members.append(_member(one, _found(name, known).load(), host_of))
+            members.append(_member(one, _found(one.entry.kind, known).load(), host_of))
         except PluginsUnusable as error:
             problems += [f"{one.path}: {problem}" for problem in error.problems]
         except Exception as error:  # its own code runs here
