@@ -125,7 +125,7 @@ class PluginsSection:
     plugins: Annotated[
         tuple[Annotated[PluginEntry, PluginKind()], ...],
         About(
-            "The plugins by name, or as objects with `name`, `priority`, `deadline`, `on_error`, `settings`; `plugin` says "
-            "which one it is where the name is another."
+            "The plugins by name, or as objects with `name`, `priority`, `deadline`, `on_error`, `settings`; `plugin` "
+            "says which one it is where the name is another."
         ),
     ] = ()

@@ -395,6 +395,8 @@ class Plugin:
     on_error: ClassVar[OnError] = OnError.ACCEPT
     #: Whether its hooks are plain functions that may block.
     blocking: ClassVar[bool] = False
+    #: The stages to be asked at, where an instance knows that some of its hooks have nothing to do; None for all of them.
+    stages: frozenset[Stage] | None = None
     #: One sentence for `elemta plugin list`.
     about: ClassVar[str] = ""
 

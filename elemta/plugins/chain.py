@@ -322,7 +322,8 @@ def _hooks(members: Sequence[Member], stage: Stage) -> list[_Hook]:
     found: list[_Hook] = []
     for member in members:
         own: Any = getattr(type(member.plugin), name, None)
-        if own is None or own is getattr(Plugin, name):
+        wanted = member.plugin.stages
+        if own is getattr(Plugin, name) or (wanted is not None and stage not in wanted):
             continue
         method = getattr(member.plugin, name)
         found.append(_Hook(member, stage, _in_thread(member.plugin, method) if member.plugin.blocking else method))
