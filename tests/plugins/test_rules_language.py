@@ -129,6 +129,12 @@ def test_too_much_in_one_rule_is_named() -> None:
     )
 
 
+def test_what_no_plugin_may_do_is_found_before_a_mail_comes() -> None:
+    said = problem_of({**RULE, "then": {"annotate": {"key": "plugins", "value": "c"}}})
+    assert said.startswith('rule "x": then.annotate: ')
+    assert said.endswith("is the server's own.")
+
+
 def test_an_unknown_route_is_named_where_routes_are_known() -> None:
     rule = {**RULE, "then": {"set_route": "bakup"}}
     assert parse_rules([Source("r.json", json.dumps({"rules": [rule]}))])

@@ -16,10 +16,10 @@ from elemta.observe.metrics import Metrics
 from elemta.plugins.api import OnError, Plugin, Stage
 from elemta.plugins.chain import Chain, Member
 from elemta.plugins.loader import Found, PluginsUnusable, Wanted, load_plugins, shape_problems
-from elemta.plugins.rules.plugin import Rules
+from elemta.plugins.rules.plugin import MAX_LINES_PER_SESSION, Rules
 from elemta.plugins.verdicts import CONTINUE, Annotate, Continue, Defer, Reject
 from elemta.smtp.grammar import parse_address
-from tests.plugins.rules_world import SESSION, RulesHost, a_delivery, a_mail
+from tests.plugins.rules_world import SESSION, RulesHost, a_delivery, a_mail, with_session
 
 
 def a_plugin(folder: Path, *written: dict[str, Any], host: RulesHost | None = None, **section: Any) -> Rules:
@@ -118,6 +118,19 @@ async def test_the_log_names_the_rules(tmp_path: Path) -> None:
         {**shared, "verdict": "continue", "rules": ["rule 0"]},
         {**shared, "verdict": "defer", "rules": ["rule 0", "rule 2"], "decided_by": "rule 2"},
     ]
+
+
+async def test_a_client_cannot_fill_the_log(tmp_path: Path) -> None:
+    host = RulesHost()
+    plugin = a_plugin(tmp_path, {"stage": ["helo", "deliver"], "then": "reject"}, host=host)
+    session, other = with_session(notes={}), with_session(notes={})
+    for _ in range(MAX_LINES_PER_SESSION + 5):
+        await plugin.on_helo(session)
+    await plugin.on_helo(other)
+    levels = [event["log_level"] for event in host.events("rules.applied")]
+    assert levels == ["info"] * MAX_LINES_PER_SESSION + ["debug"] * 5 + ["info"]
+    await plugin.on_pre_delivery(a_delivery())
+    assert host.events("rules.applied")[-1]["log_level"] == "info"
 
 
 async def test_a_mail_that_no_rule_names_is_not_told_of(tmp_path: Path) -> None:

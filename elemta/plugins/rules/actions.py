@@ -17,7 +17,6 @@ from elemta.config.kinds import PRIORITIES, Unfit, Whole
 from elemta.config.problems import did_you_mean
 from elemta.mail.envelope import Priority, Recipient
 from elemta.plugins.api import Stage
-from elemta.plugins.costs import COSTS_KEY
 from elemta.plugins.rules.facts import STAGES, Situation
 from elemta.plugins.rules.operators import MAX_OPERAND_CHARACTERS
 from elemta.plugins.rules.reading import Reading, quoted
@@ -255,8 +254,6 @@ def _make_set_route(fields: Mapping[str, Any]) -> Effect:
 
 
 def _make_annotate(fields: Mapping[str, Any]) -> Effect:
-    if fields["key"] == COSTS_KEY:
-        raise ValueError(f'the annotation "{COSTS_KEY}" is the server\'s own')
     return _always(Annotate(fields["key"], fields["value"]))
 
 

@@ -17,6 +17,9 @@ from elemta.plugins.rules.facts import Situation
 from elemta.plugins.rules.files import read_rules
 from elemta.plugins.verdicts import Continue, Verdict
 
+#: Lines about one session that are logged as `info`. The rest is `debug`: nobody fills the log by being refused.
+MAX_LINES_PER_SESSION: Final = 10
+
 
 class Rules(Plugin):
     """The rules of a folder. `Rules(host, RulesSection(...))` raises `ConfigError` for rules that are wrong."""
@@ -66,7 +69,16 @@ class Rules(Plugin):
             words["only_rehearsed"] = list(decision.rehearsed)
         subject = situation.delivery or situation.mail or situation.session
         assert subject is not None
-        self.host.log.info("rules.applied", id=subject.id, **words)
+        log = self.host.log.info if self._may_tell(situation) else self.host.log.debug
+        log("rules.applied", id=subject.id, **words)
+
+    def _may_tell(self, situation: Situation) -> bool:
+        session = situation.session
+        if session is None:
+            return True
+        told: int = session.notes.get(self, 0)
+        session.notes[self] = told + 1
+        return told < MAX_LINES_PER_SESSION
 
 
 async def _on_connect(self: Rules, session: Session) -> Verdict:
