@@ -13,6 +13,7 @@ from elemta.config.auth_checks import check_auth
 from elemta.config.facts import Facts
 from elemta.config.problems import Report
 from elemta.config.routes import check_local_domains, check_routes
+from elemta.config.scanner_checks import check_scanners
 from elemta.config.sections import Config
 from elemta.config.tls_checks import check_tls
 
@@ -193,6 +194,10 @@ def _acme(config: Config, report: Report, facts: Facts) -> None:
     check_acme(config, report, facts.exists)
 
 
+def _scanners(config: Config, report: Report, _: Facts) -> None:
+    check_scanners(config.antispam, config.antivirus, report)
+
+
 def _routes(config: Config, report: Report, facts: Facts) -> None:
     check_routes(config.routes, report, authorities=facts.authorities)
 
@@ -203,6 +208,7 @@ def _local_domains(config: Config, report: Report, _: Facts) -> None:
 
 _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], ...] = (
     (_hostname, frozenset({"hostname", "dev_mode"})),
+    (_scanners, frozenset({"antispam", "antivirus"})),
     (_sizes, frozenset({"max_size"})),
     (_relays, frozenset({"allowed_relays"})),
     (_proxies, frozenset({"listeners", "allowed_relays"})),

@@ -107,7 +107,7 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         Standing.NEVER,
         "See timeouts.",
     ),
-    ("resources", "rate_limit_window max_requests_per_window", Standing.LATER, ""),
+    ("resources", "rate_limit_window max_requests_per_window", Standing.NEVER, "See rate_limiter."),
     ("resources", "valkey_url valkey_key_prefix", Standing.NEVER, _NO_VALKEY),
     (
         "cache",
@@ -115,34 +115,15 @@ _GROUPS: tuple[tuple[str, str, Standing, str], ...] = (
         Standing.NEVER,
         "Nothing needs a cache.",
     ),
-    ("antivirus", "enabled reject_on_failure", Standing.LATER, "No mail is scanned."),
-    ("antivirus.clamav", "enabled address timeout scan_limit", Standing.LATER, "No mail is scanned."),
-    ("antispam", "enabled reject_on_spam", Standing.LATER, "No mail is scanned."),
-    (
-        "antispam.spamassassin",
-        "enabled address timeout scan_limit threshold",
-        Standing.LATER,
-        "No mail is scanned.",
-    ),
-    (
-        "antispam.rspamd",
-        "enabled address timeout scan_limit threshold api_key",
-        Standing.LATER,
-        "No mail is scanned.",
-    ),
-    ("rules", "enabled path default_action", Standing.LATER, "No rule is applied."),
     ("metrics", "enabled listen_addr", Standing.NEVER, "Metrics are at /metrics of web.listen_addr; see web."),
     ("api", "enabled listen_addr", Standing.NEVER, "See web."),
     ("api", "web_root valkey_addr", Standing.NEVER, "Pages and state belong to the server itself."),
     ("api", "auth_enabled auth_file rate_limit cors", Standing.LATER, "The web side is on loopback alone."),
     (
         "rate_limiter",
-        "enabled connection_rate_per_minute connection_burst_size connection_timeout max_messages_per_minute "
-        "max_messages_per_hour max_recipients_per_hour max_data_per_hour volume_burst_size volume_rate_window "
-        "whitelist_ips whitelist_domains "
-        "blacklist_ips blacklist_domains cache_size cache_ttl cleanup_interval metrics_enabled",
-        Standing.LATER,
-        "See limits for what is bounded.",
+        "connection_timeout volume_rate_window cache_ttl cleanup_interval metrics_enabled",
+        Standing.NEVER,
+        "Deadlines are in timeouts, limits are by the minute and the hour, counters go when they are over.",
     ),
     (
         "rate_limiter",
@@ -188,6 +169,6 @@ FOREIGN_VARIABLES: Mapping[str, str] = {
         (f"AUTH_LDAP_{name}" for name in ("HOST", "PORT", "BIND_DN", "BIND_PASSWORD", "USER_DN", "GROUP_DN")),
         "LDAP is not supported yet",
     ),
-    "ELEMTA_DISABLE_CLAMAV": "no mail is scanned yet",
+    "ELEMTA_DISABLE_CLAMAV": "write ELEMTA_ANTIVIRUS_ENABLED",
     "VALKEY_ADDR": "counters live in the server itself",
 }

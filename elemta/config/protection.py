@@ -11,21 +11,21 @@ from attrs import frozen
 
 from elemta.config.kinds import About, Bool, Domain, Octets, Relay, Whole
 
-_COUNTS_ALL = "Left out: as many as there are."
+_COUNTS_ALL = "`null`: as many as there are."
+
+_Connections = Annotated[int, Whole("connections", 1)]
+_Mails = Annotated[int, Whole("mails", 1)]
+_Recipients = Annotated[int, Whole("recipients", 1)]
 
 
 @frozen
 class NetworkRatesSection:
     """What one IPv4 /24 or IPv6 /64 network may do."""
 
-    connections_per_minute: Annotated[
-        int | None, Whole("connections", 1), About(f"Connections in a minute. {_COUNTS_ALL}")
-    ] = 500
-    messages_per_minute: Annotated[int | None, Whole("mails", 1), About(f"Mails in a minute. {_COUNTS_ALL}")] = 300
-    messages_per_hour: Annotated[int | None, Whole("mails", 1), About(f"Mails in an hour. {_COUNTS_ALL}")] = 5000
-    recipients_per_hour: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients in an hour. {_COUNTS_ALL}")
-    ] = 25_000
+    connections_per_minute: Annotated[_Connections | None, About(f"Connections in a minute. {_COUNTS_ALL}")] = 500
+    messages_per_minute: Annotated[_Mails | None, About(f"Mails in a minute. {_COUNTS_ALL}")] = 300
+    messages_per_hour: Annotated[_Mails | None, About(f"Mails in an hour. {_COUNTS_ALL}")] = 5000
+    recipients_per_hour: Annotated[_Recipients | None, About(f"Recipients in an hour. {_COUNTS_ALL}")] = 25_000
     octets_per_hour: Annotated[Octets | None, About(f"Octets of mail in an hour. {_COUNTS_ALL}")] = None
 
 
@@ -33,11 +33,9 @@ class NetworkRatesSection:
 class UserRatesSection:
     """What one user who logged in may do, from all addresses together."""
 
-    messages_per_minute: Annotated[int | None, Whole("mails", 1), About(f"Mails in a minute. {_COUNTS_ALL}")] = None
-    messages_per_hour: Annotated[int | None, Whole("mails", 1), About(f"Mails in an hour. {_COUNTS_ALL}")] = 500
-    recipients_per_hour: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients in an hour. {_COUNTS_ALL}")
-    ] = 2000
+    messages_per_minute: Annotated[_Mails | None, About(f"Mails in a minute. {_COUNTS_ALL}")] = None
+    messages_per_hour: Annotated[_Mails | None, About(f"Mails in an hour. {_COUNTS_ALL}")] = 500
+    recipients_per_hour: Annotated[_Recipients | None, About(f"Recipients in an hour. {_COUNTS_ALL}")] = 2000
     octets_per_hour: Annotated[Octets | None, About(f"Octets of mail in an hour. {_COUNTS_ALL}")] = None
 
 
@@ -45,11 +43,9 @@ class UserRatesSection:
 class SenderRatesSection:
     """What one sender's address may do, whoever uses it."""
 
-    messages_per_minute: Annotated[int | None, Whole("mails", 1), About(f"Mails in a minute. {_COUNTS_ALL}")] = None
-    messages_per_hour: Annotated[int | None, Whole("mails", 1), About(f"Mails in an hour. {_COUNTS_ALL}")] = None
-    recipients_per_hour: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients in an hour. {_COUNTS_ALL}")
-    ] = None
+    messages_per_minute: Annotated[_Mails | None, About(f"Mails in a minute. {_COUNTS_ALL}")] = None
+    messages_per_hour: Annotated[_Mails | None, About(f"Mails in an hour. {_COUNTS_ALL}")] = None
+    recipients_per_hour: Annotated[_Recipients | None, About(f"Recipients in an hour. {_COUNTS_ALL}")] = None
     octets_per_hour: Annotated[Octets | None, About(f"Octets of mail in an hour. {_COUNTS_ALL}")] = None
 
 
@@ -57,12 +53,8 @@ class SenderRatesSection:
 class DomainRatesSection:
     """What all together may send to one recipient's domain."""
 
-    recipients_per_minute: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients in a minute. {_COUNTS_ALL}")
-    ] = None
-    recipients_per_hour: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients in an hour. {_COUNTS_ALL}")
-    ] = None
+    recipients_per_minute: Annotated[_Recipients | None, About(f"Recipients in a minute. {_COUNTS_ALL}")] = None
+    recipients_per_hour: Annotated[_Recipients | None, About(f"Recipients in an hour. {_COUNTS_ALL}")] = None
 
 
 @frozen
@@ -71,19 +63,15 @@ class RateLimiterSection:
 
     enabled: Annotated[Bool, About("Whether limits hold, as if the plugin `ratelimit` was listed.")] = False
     connection_rate_per_minute: Annotated[
-        int | None, Whole("connections", 1), About(f"Connections of one address in a minute. {_COUNTS_ALL}")
+        _Connections | None, About(f"Connections of one address in a minute. {_COUNTS_ALL}")
     ] = 100
     connection_burst_size: Annotated[
         int, Whole("connections", 1), About("How many of them may come at once; no more than the minute's.")
     ] = 20
-    max_messages_per_minute: Annotated[
-        int | None, Whole("mails", 1), About(f"Mails of one address in a minute. {_COUNTS_ALL}")
-    ] = 60
-    max_messages_per_hour: Annotated[
-        int | None, Whole("mails", 1), About(f"Mails of one address in an hour. {_COUNTS_ALL}")
-    ] = 1000
+    max_messages_per_minute: Annotated[_Mails | None, About(f"Mails of one address in a minute. {_COUNTS_ALL}")] = 60
+    max_messages_per_hour: Annotated[_Mails | None, About(f"Mails of one address in an hour. {_COUNTS_ALL}")] = 1000
     max_recipients_per_hour: Annotated[
-        int | None, Whole("recipients", 1), About(f"Recipients of one address in an hour. {_COUNTS_ALL}")
+        _Recipients | None, About(f"Recipients of one address in an hour. {_COUNTS_ALL}")
     ] = 5000
     max_data_per_hour: Annotated[Octets | None, About(f"Octets of mail of one address in an hour. {_COUNTS_ALL}")] = (
         None

@@ -36,6 +36,9 @@ from elemta.config.kinds import (
     Words,
 )
 from elemta.config.plugins import PluginsSection
+from elemta.config.protection import RateLimiterSection
+from elemta.config.rules import RulesSection
+from elemta.config.scanners import AntispamSection, AntivirusSection
 from elemta.config.tls import TlsMode, TlsSection
 
 
@@ -319,3 +322,7 @@ class Config:
     auth: AuthSection = AuthSection()
     tls: TlsSection = TlsSection()
     plugins: PluginsSection = PluginsSection()
+    rules: RulesSection = RulesSection()
+    rate_limiter: RateLimiterSection = RateLimiterSection()
+    antispam: AntispamSection = AntispamSection()
+    antivirus: AntivirusSection = AntivirusSection()

@@ -395,7 +395,7 @@ class Plugin:
     on_error: ClassVar[OnError] = OnError.ACCEPT
     #: Whether its hooks are plain functions that may block.
     blocking: ClassVar[bool] = False
-    #: The stages to be asked at, where an instance knows that some of its hooks have nothing to do; None for all of them.
+    #: The stages to be asked at, where an instance knows that others of its hooks have nothing to do; None for all.
     stages: frozenset[Stage] | None = None
     #: One sentence for `elemta plugin list`.
     about: ClassVar[str] = ""

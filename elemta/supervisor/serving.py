@@ -130,7 +130,9 @@ class _Serving:
 
     async def _open_plugins(self, stack: AsyncExitStack, stores: Stores, world: World) -> None:
         """Have the plugins run as long as the server. Raises `CannotStart`."""
-        if not self._config.plugins.enabled:
+        config = self._config
+        sections = (config.rules, config.rate_limiter, config.antispam, config.antivirus)
+        if not config.plugins.plugins and not any(section.enabled for section in sections):
             return
         # Late: who has no plugins does not pay for them.
         from elemta.supervisor.plugins import plugins_of

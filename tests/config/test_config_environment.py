@@ -167,7 +167,7 @@ def test_the_addresses_of_neighbouring_containers_are_no_keys(configure: Configu
         ),
         (
             {"ELEMTA_DISABLE_CLAMAV": "1"},
-            "ELEMTA_DISABLE_CLAMAV: this variable of the original is not read: no mail is scanned yet.",
+            "ELEMTA_DISABLE_CLAMAV: this variable of the original is not read: write ELEMTA_ANTIVIRUS_ENABLED.",
         ),
     ],
 )

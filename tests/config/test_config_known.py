@@ -35,7 +35,7 @@ antispam: enabled reject_on_spam
 antispam.spamassassin: enabled address timeout scan_limit threshold
 antispam.rspamd: enabled address timeout scan_limit threshold api_key
 rules: enabled path default_action
-plugins: directory
+plugins: enabled plugin_path plugins directory
 metrics: enabled listen_addr
 api: enabled listen_addr web_root auth_enabled auth_file valkey_addr rate_limit cors
 delivery: mode host port timeout max_retries retry_delay test_mode default_domain debug
@@ -115,8 +115,8 @@ def key_of(paths: list[tuple[str | int, ...]]) -> str:
             "cache.{enabled, type, password}: these keys will not be supported and do nothing. Nothing needs a cache.",
         ),
         (
-            {"antispam": {"rspamd": {"api_key": "hunter2"}}},
-            "antispam.rspamd.api_key: this key is not supported yet and does nothing. No mail is scanned.",
+            {"cache": {"password": "hunter2"}},
+            "cache.password: this key will not be supported and does nothing. Nothing needs a cache.",
         ),
         (
             {"queue_process_interval": 10, "queue_processor_enabled": True},

@@ -44,6 +44,7 @@ def test_every_variable_the_manual_speaks_of_is_one() -> None:
     services = {"ELEMTA_SERVICE_HOST", "ELEMTA_PORT"}
     assert spoken - services - {"ELEMTA_TEST"} <= RESERVED | set(variables())
     assert {
+        "ELEMTA_ANTISPAM_RSPAMD_API_KEY_FILE",
         "ELEMTA_AUTH_DATASOURCE_DSN_FILE",
         "ELEMTA_AUTH_DATASOURCE_PASS_FILE",
         "ELEMTA_AUTH_OAUTH_CLIENT_SECRET_FILE",
