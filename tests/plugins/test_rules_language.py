@@ -155,8 +155,8 @@ def test_all_is_said_at_once_with_its_place() -> None:
 }"""
     assert problems_of(text) == [
         'r.json:2:3: rulez: there is no key "rulez". Did you mean "rules"?',
-        'r.json:6:6: rule "x": then: there is no action "rejekt". Did you mean "reject"?',
         'r.json:5:13: rule "x": if.sendr: there is no fact "sendr". Did you mean "sender"?',
+        'r.json:6:6: rule "x": then: there is no action "rejekt". Did you mean "reject"?',
         'r.json:7:6: rules[1].name: there is a rule "x" already, at r.json:4:5.',
     ]
 

@@ -134,8 +134,8 @@ def _read_rule(reading: Reading, path: Path, value: object, known: dict[str, str
     return Rule(
         name=name,
         stages=stages,
-        actions=_read_then(reading, path, value),
         condition=_read_if(reading, path, value),
+        actions=_read_then(reading, path, value),
         enabled=_read_flag(reading, (*path, "enabled"), value, default=True),
         dry_run=_read_flag(reading, (*path, "dry_run"), value, default=False),
         about=_read_about(reading, path, value),
