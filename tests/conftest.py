@@ -46,11 +46,13 @@ MEASURED = frozenset({"checks", "unit"})  # suites under branch coverage; the ot
 BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 600}
 
 PACKAGE_OF_PROGRAM = {
+    "buildah": "buildah",
     "caddy": "caddy",
     "clamd": "clamav-daemon",
     "curl": "curl",
     "dovecot": "dovecot-lmtpd",
     "haproxy": "haproxy",
+    "mmdebstrap": "mmdebstrap",
     "named": "bind9",
     "nmap": "nmap",
     "nsenter": "util-linux",
@@ -59,13 +61,16 @@ PACKAGE_OF_PROGRAM = {
     "openssl": "openssl",
     "pebble": "pebble",
     "pebble-challtestsrv": "pebble",
+    "podman": "podman",
     "postfix": "postfix",
+    "runc": "runc",
     "rspamd": "rspamd",
     "smtp-sink": "postfix",
     "smtp-source": "postfix",
     "spamd": "spamd",
     "strace": "strace",
     "swaks": "swaks",
+    "systemd-analyze": "systemd",
     "unshare": "util-linux",
 }
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")  # where Debian keeps servers; not on the PATH of ordinary users
