@@ -1,9 +1,11 @@
 """Real scanners, asked by the plugins: clamd about EICAR, spamd about GTUBE, rspamd about all it can advise."""
 
 import base64
+import smtplib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from email import message_from_bytes
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,8 +22,11 @@ from elemta.plugins.scanners.failure import ScannerFailed
 from elemta.plugins.scanners.rspamd import Rspamd
 from elemta.plugins.scanners.spamassassin import SpamAssassin
 from elemta.simulation.resolver import Name, ScriptedResolver
+from elemta.testing.process import ServerProcess
+from elemta.testing.sink import RecordingSink
 from tests.peers import scanners
 from tests.peers.scanners import EICAR, GTUBE, PASSWORD, STREAM_MAX_OCTETS
+from tests.peers.wire import free_port, queued, wait_until
 from tests.plugins.scanning import CLIENT, CLIENT_NAME, NAMES, ScannerHost, a_mail, told
 
 Needs = Callable[[str], Path]
@@ -190,3 +195,70 @@ async def test_rspamd_may_ask_for_a_password(host: Any, running_rspamd: scanners
     async with asking(host, port, api_key="guessed") as plugin:
         with pytest.raises(ScannerFailed, match=r"it answers 40[13]: is api_key right"):
             await plugin.on_data_complete(mail())
+
+
+# ---- the whole server ----------------------------------------------------------------------------
+
+
+def through(sink: RecordingSink, antispam: dict[str, object], clamd: scanners.Clamd) -> dict[str, object]:
+    """A server that has mail scanned and sends it to the sink."""
+    return {
+        "hostname": "mail.example.com",
+        "allowed_relays": ["127.0.0.1"],
+        "antispam": {"enabled": True, **antispam},
+        "antivirus": {"enabled": True, "clamav": {"enabled": True, "address": clamd.address}},
+        "routes": [{"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": sink.port}],
+    }
+
+
+def send(server: ServerProcess, mail: Any) -> str:
+    """Send a mail; what the server said to it, or nothing when it was taken."""
+    with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client", timeout=60) as smtp:
+        try:
+            assert smtp.sendmail("a@example.org", ["b@example.com"], mail.content.octets) == {}
+        except smtplib.SMTPDataError as refused:
+            said = refused.smtp_error
+            return f"{refused.smtp_code} {said if isinstance(said, str) else said.decode()}"
+    return ""
+
+
+def test_a_server_has_mail_scanned(
+    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: scanners.Rspamd
+) -> None:
+    rspamd = {"enabled": True, "address": f"http://localhost:{running_rspamd.port}"}
+    with ServerProcess(tmp_path, through(sink, {"rspamd": rspamd}, clamd)) as server:
+        assert send(server, attached(EICAR)) == "554 5.7.1 virus found: Test.EICAR.UNOFFICIAL"
+        assert send(server, mail(b"X" + GTUBE + b"\r\n")) == "554 5.7.1 Gtube pattern"
+        assert send(server, mail(subject=b"later")) == "451 4.7.1 come back later"
+        forged = a_mail(b"X-Spam-Flag: NO\r\nX-Spam-Score: -99\r\n" + mail(b"Z" + GTUBE + b"\r\n").content.octets)
+        assert send(server, forged) == ""
+        (taken,) = sink.wait_for(1)
+        parsed = message_from_bytes(taken.content)
+        assert parsed["Subject"] == "*** SPAM *** hello"
+        assert parsed.get_all("X-Spam-Flag") == ["YES"]
+        assert parsed.get_all("X-Spam-Score") == ["8.0"]
+
+
+def test_a_server_without_its_scanners(tmp_path: Path, sink: RecordingSink, needs: Needs, open_folder: Path) -> None:
+    """Without the spam filter mail goes on, by default; without the virus scanner it waits outside."""
+    clamd = scanners.Clamd(needs("clamd"), open_folder)
+    rspamd = {"enabled": True, "address": f"http://127.0.0.1:{free_port()}"}
+    with ServerProcess(tmp_path, through(sink, {"rspamd": rspamd}, clamd)) as server:
+        assert send(server, mail()).startswith("451 4.3.0 ")
+        assert f"clamav at {clamd.address}: cannot connect: Connection refused" in server.log
+        with clamd:
+            assert send(server, mail()) == ""
+            (taken,) = sink.wait_for(1)
+        assert "X-Spam-Status" not in message_from_bytes(taken.content)
+
+
+def test_a_server_holds_what_may_be_spam(
+    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: scanners.Rspamd
+) -> None:
+    rspamd = {"enabled": True, "address": f"http://localhost:{running_rspamd.port}", "quarantine_threshold": 10}
+    with ServerProcess(tmp_path, through(sink, {"rspamd": rspamd}, clamd)) as server:
+        assert send(server, mail(b"X" + GTUBE + b"\r\n")) == ""
+        assert send(server, mail()) == ""
+        sink.wait_for(1)
+        wait_until(lambda: queued(server) == 1, "the other mail is held")
+    assert len(sink.mails) == 1

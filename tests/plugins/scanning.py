@@ -67,14 +67,14 @@ class Octets:
     header_octets = len(HEADER)
 
     def __init__(self, octets: bytes) -> None:
-        self._octets = octets
+        self.octets = octets
         self.size = len(octets)
         self.taken = 0
         self.largest = 0
 
     async def read(self, offset: int, limit: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        piece = self._octets[offset : offset + limit]
+        piece = self.octets[offset : offset + limit]
         self.taken += len(piece)
         self.largest = max(self.largest, len(piece))
         return piece

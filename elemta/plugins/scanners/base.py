@@ -63,7 +63,7 @@ class Scanner(Plugin):
         except trio.TooSlowError:
             raise ScannerFailed(f"{self.name} at {section.address}: no answer within {section.timeout:g} s") from None
         except ScannerFailed as failure:
-            raise ScannerFailed(f"{self.name} at {section.address}: {failure}") from failure
+            raise ScannerFailed(f"{self.name} at {section.address}: {failure}") from None
 
 
 async def ask(
