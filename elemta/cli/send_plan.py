@@ -16,6 +16,7 @@ from elemta.cli.send_report import Report
 from elemta.cli.send_run import Errand, NotOpened, find_hops, run_errand
 from elemta.cli.send_streams import HeardNetwork, HeardTls
 from elemta.cli.submission_point import own_hostname
+from elemta.cli.transcript import Transcript
 from elemta.config.sections import RouteTls, TimeoutsSection
 from elemta.delivery.credentials import Login
 from elemta.delivery.hops import Hop
@@ -47,7 +48,7 @@ async def carry_out(given: Given, report: Report, server: str, password: str) ->
         hops = await find_hops(server, implicit=given.tls == "implicit")
     except (OSError, ValueError) as error:
         raise CommandError(f"{server}: {error}", ExitCode.UNREACHABLE) from error
-    security = _security(given, hops, password, report)
+    security = security_of(given, hops, password=password, transcript=report.transcript)
     options = ClientOptions(hostname, TimeoutsSection(), security=security)
     report.begin(server, envelope)
     errand = Errand(hops, options, envelope, count=given.count, pause=_pause(given.rate))
@@ -137,14 +138,15 @@ def _standard_input() -> bytes:
 # ---- TLS and the login
 
 
-def _security(given: Given, hops: tuple[Hop, ...], password: str, report: Report) -> ClientSecurity:
+def security_of(given: Given, hops: tuple[Hop, ...], *, password: str, transcript: Transcript) -> ClientSecurity:
+    """What is asked of a connection to these addresses."""
     login = None
     if given.user is not None:
         login = Login(given.user, password, unverified=given.insecure, mechanism=(given.auth or "").upper())
     stays_here = all(is_local(hop.endpoint.host) for hop in hops)
     return ClientSecurity(
         policy=_policy(given, stays_here=stays_here),
-        tls=HeardTls(WorkerThreads(), report.transcript),
+        tls=HeardTls(WorkerThreads(), transcript),
         tls_name=given.tls_name,
         ca_file=given.ca_file,
         login=login,

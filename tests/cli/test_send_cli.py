@@ -83,7 +83,7 @@ def test_the_mail_that_the_options_ask_for(send: Send, tmp_path: Path) -> None:
         "--subject",
         "Grüße",
         "--body",
-        "Zeile\n.\nEnde",
+        "Zeile\n.\nEndé",
         "--header",
         "X-One: 1",
         "--header",
@@ -103,7 +103,7 @@ def test_the_mail_that_the_options_ask_for(send: Send, tmp_path: Path) -> None:
     assert mail["Date"].datetime is not None
     body = mail.get_body()
     assert body is not None
-    assert body.get_content() == "Zeile\r\n..\r\nEnde\r\n"
+    assert body.get_content() == "Zeile\r\n..\r\nEndé\r\n"
     files = {part.get_filename(): (part.get_content_type(), part.get_content()) for part in mail.iter_attachments()}
     assert files == {
         "a.png": ("image/png", b"\x89PNG\r\n\0"),
