@@ -12,7 +12,7 @@ Times are seconds; `Host.clock` gives UTC, deadlines are on Trio's clock.
 """
 
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from attrs import frozen
@@ -341,6 +341,11 @@ class Host(Protocol):
     @property
     def hostname(self) -> str:
         """The server's own name."""
+        ...
+
+    @property
+    def routes(self) -> Collection[str]:
+        """The names of routes that `SetRoute` may give."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 What is not here: the parts themselves, which the supervisor hands over.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import trio
 from attrs import frozen
@@ -30,6 +30,8 @@ class Facilities:
     keeper: TaskKeeper
     #: The state of one plugin, by its name.
     shared_of: Callable[[str], KeyValue]
+    #: The names of routes.
+    routes: Collection[str] = ()
 
     def host(self, plugin: str) -> "PluginHost":
         """The `plugins.api.Host` of one plugin."""
@@ -49,6 +51,11 @@ class PluginHost:
     def hostname(self) -> str:
         """The server's own name."""
         return self._facilities.hostname
+
+    @property
+    def routes(self) -> Collection[str]:
+        """The names of routes that `SetRoute` may give."""
+        return self._facilities.routes
 
     @property
     def clock(self) -> Clock:

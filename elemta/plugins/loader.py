@@ -18,16 +18,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import attrs
 from attrs import frozen
 
 from elemta.config.document import dotted
+from elemta.config.keys import shape_of
 from elemta.config.plugins import PluginEntry
+from elemta.config.problems import ConfigError
 from elemta.config.structure import Findings, structure_as
 from elemta.plugins.api import Host, OnError, Plugin, Stage
 from elemta.plugins.chain import Member
 
 #: The group of entry points that packages offer plugins under.
 GROUP: Final = "elemta.plugins"
+#: How files in the folder begin that are no plugins: parts that plugins share, and their tests.
+NO_PLUGINS: Final = ("_", "test_", "conftest.")
 
 
 class PluginsUnusable(Exception):
@@ -59,7 +64,7 @@ def known_plugins(folder: Path | None) -> dict[str, Found]:
     if folder is not None and folder.is_dir():
         _trust(folder)
         for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_"):
+            if not path.name.startswith(NO_PLUGINS):
                 found[path.stem] = Found(path.stem, str(path), partial(_from_file, path))
     return found
 
@@ -145,7 +150,9 @@ def load_plugins(wanted: Sequence[Wanted], known: Mapping[str, Found], host_of: 
             members.append(_member(one, _found(one.entry.kind, known).load(), host_of))
         except PluginsUnusable as error:
             problems += [f"{one.path}: {problem}" for problem in error.problems]
-        except Exception as error:  # its own code runs here
+        except ConfigError as error:  # files that belong to its settings: each problem says where it stands
+            problems += [str(problem) for problem in error.problems]
+        except (Exception, SystemExit) as error:  # its own code runs here
             problems.append(f"{one.path}: the plugin {name!r} cannot be loaded: {type(error).__name__}: {error}")
     if problems:
         raise PluginsUnusable(problems)
@@ -217,3 +224,31 @@ def shape_problems(plugin_class: type[Plugin]) -> Iterator[str]:
             yield f"it is blocking, so {name} is a plain def, not an async one."
         elif not plugin_class.blocking and not iscoroutinefunction(method):
             yield f"{name} is no async def; where it blocks, let the class say blocking = True."
+    yield from _settings_problems(plugin_class.settings_class)
+
+
+def _settings_problems(section: type | None) -> Iterator[str]:
+    """Why no settings can be made of a class: they are checked value by value, and shown."""
+    if section is None:
+        return
+    if not attrs.has(section):
+        yield "its settings_class is no attrs class."
+        return
+    for attribute in attrs.fields(section):
+        if not _is_checkable(attribute.type):
+            yield (
+                f"nobody can check its setting {attribute.name}: annotate it with bool, str, an enum, or "
+                "Annotated[…] with a kind of elemta.config.kinds; without `from __future__ import annotations`."
+            )
+
+
+def _is_checkable(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return False
+    try:
+        shape = shape_of(annotation)
+    except (TypeError, StopIteration, IndexError):
+        return False
+    while shape.item is not None:
+        shape = shape.item
+    return shape.section is None or attrs.has(shape.section)

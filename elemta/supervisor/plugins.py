@@ -83,8 +83,7 @@ async def plugins_of(
         try:
             await _start(chain.members)
             watch.log.info("plugins.ready", plugins=[member.name for member in chain.members])
-            names = frozenset(route.name for route in config.routes if route.name)
-            yield Plugins(chain, keeper, names)
+            yield Plugins(chain, keeper, route_names(config))
         finally:
             with trio.move_on_after(STOP_SECONDS, shield=True):
                 await _stop(chain.members, watch)
@@ -98,8 +97,21 @@ def _as_is(plugin_class: type[Plugin]) -> type[Plugin]:
 def _facilities(config: Config, world: World, watch: Watch, *, keeper: TaskKeeper, store: KeyValueStore) -> Facilities:
     runtime = world.runtime
     return Facilities(
-        config.hostname, watch.log, runtime.clock, world.network, world.resolver, runtime.threads, keeper, store.of
+        hostname=config.hostname,
+        log=watch.log,
+        clock=runtime.clock,
+        network=world.network,
+        resolver=world.resolver,
+        threads=runtime.threads,
+        keeper=keeper,
+        shared_of=store.of,
+        routes=route_names(config),
     )
+
+
+def route_names(config: Config) -> frozenset[str]:
+    """The names that plugins may send a mail by."""
+    return frozenset(route.name for route in config.routes if route.name)
 
 
 @asynccontextmanager

@@ -97,6 +97,7 @@ class RulesHost:
         self.capture = LogCapture()
         self.log = structlog.wrap_logger(None, processors=[self.capture])
         self.clock = Clock()
+        self.routes = frozenset[str]()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [dict(entry) for entry in self.capture.entries if entry["event"] == name]

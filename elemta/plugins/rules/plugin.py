@@ -5,14 +5,13 @@ What is not here: what a rule says (`rules.language`), deciding (`rules.evaluate
 Failure raised: `ConfigError`, before a client is served.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Final
 
 from elemta.config.rules import RulesSection
 from elemta.mail.envelope import Recipient
 from elemta.plugins.api import Delivery, Host, Mail, OnError, Plugin, Session, Stage
-from elemta.plugins.rules.evaluate import Decision, Program, decide, make_programs
+from elemta.plugins.rules.evaluate import Decision, decide, make_programs
 from elemta.plugins.rules.facts import Situation
 from elemta.plugins.rules.files import read_rules
 from elemta.plugins.verdicts import Continue, Verdict
@@ -31,21 +30,12 @@ class Rules(Plugin):
     on_error = OnError.DEFER
     about = "Applies the rules of a folder: conditions and actions in JSON."
 
-    programs: ClassVar[Mapping[Stage, Program]] = {}
-
-    def __new__(cls, host: Host, settings: RulesSection | None = None) -> Self:
-        """An instance of a class of its own, whose hooks are those of the stages that have rules.
-
-        Who calls plugins looks at the class for what is overridden, and prepares a stage for nobody else.
-        """
+    def __init__(self, host: Host, settings: RulesSection | None = None) -> None:
         section = settings or RulesSection()
-        programs = make_programs(
-            read_rules(Path(section.path)), default=section.default_action, dry_run=section.dry_run
-        )
-        hooks: dict[str, Any] = {f"on_{stage.value}": _HOOKS[stage] for stage in programs}
-        own = type(cls.__name__, (cls,), {**hooks, "programs": programs, "__module__": cls.__module__})
-        instance: Self = object.__new__(own)
-        return instance
+        super().__init__(host, section)
+        rules = read_rules(Path(section.path), routes=host.routes)
+        self.programs = make_programs(rules, default=section.default_action, dry_run=section.dry_run)
+        self.stages = frozenset(self.programs)
 
     async def start(self) -> None:
         """Say what is applied."""
@@ -80,47 +70,27 @@ class Rules(Plugin):
         session.notes[self] = told + 1
         return told < MAX_LINES_PER_SESSION
 
+    async def on_connect(self, session: Session) -> Verdict:
+        return self.verdict(Stage.CONNECT, Situation(self.host.clock.wall(), session))
 
-async def _on_connect(self: Rules, session: Session) -> Verdict:
-    return self.verdict(Stage.CONNECT, Situation(self.host.clock.wall(), session))
+    async def on_helo(self, session: Session) -> Verdict:
+        return self.verdict(Stage.HELO, Situation(self.host.clock.wall(), session))
 
+    async def on_auth(self, session: Session) -> Verdict:
+        return self.verdict(Stage.AUTH, Situation(self.host.clock.wall(), session))
 
-async def _on_helo(self: Rules, session: Session) -> Verdict:
-    return self.verdict(Stage.HELO, Situation(self.host.clock.wall(), session))
+    async def on_mail_from(self, mail: Mail) -> Verdict:
+        return self.verdict(Stage.MAIL_FROM, Situation(self.host.clock.wall(), mail.session, mail))
 
+    async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
+        situation = Situation(self.host.clock.wall(), mail.session, mail, recipient.address)
+        return self.verdict(Stage.RCPT_TO, situation)
 
-async def _on_auth(self: Rules, session: Session) -> Verdict:
-    return self.verdict(Stage.AUTH, Situation(self.host.clock.wall(), session))
+    async def on_data_headers(self, mail: Mail) -> Verdict:
+        return self.verdict(Stage.DATA_HEADERS, Situation(self.host.clock.wall(), mail.session, mail))
 
+    async def on_data_complete(self, mail: Mail) -> Verdict:
+        return self.verdict(Stage.DATA_COMPLETE, Situation(self.host.clock.wall(), mail.session, mail))
 
-async def _on_mail_from(self: Rules, mail: Mail) -> Verdict:
-    return self.verdict(Stage.MAIL_FROM, Situation(self.host.clock.wall(), mail.session, mail))
-
-
-async def _on_rcpt_to(self: Rules, mail: Mail, recipient: Recipient) -> Verdict:
-    situation = Situation(self.host.clock.wall(), mail.session, mail, recipient.address)
-    return self.verdict(Stage.RCPT_TO, situation)
-
-
-async def _on_data_headers(self: Rules, mail: Mail) -> Verdict:
-    return self.verdict(Stage.DATA_HEADERS, Situation(self.host.clock.wall(), mail.session, mail))
-
-
-async def _on_data_complete(self: Rules, mail: Mail) -> Verdict:
-    return self.verdict(Stage.DATA_COMPLETE, Situation(self.host.clock.wall(), mail.session, mail))
-
-
-async def _on_pre_delivery(self: Rules, delivery: Delivery) -> Verdict:
-    return self.verdict(Stage.PRE_DELIVERY, Situation(self.host.clock.wall(), delivery=delivery))
-
-
-_HOOKS: Final[Mapping[Stage, Callable[..., Awaitable[Verdict]]]] = {
-    Stage.CONNECT: _on_connect,
-    Stage.HELO: _on_helo,
-    Stage.AUTH: _on_auth,
-    Stage.MAIL_FROM: _on_mail_from,
-    Stage.RCPT_TO: _on_rcpt_to,
-    Stage.DATA_HEADERS: _on_data_headers,
-    Stage.DATA_COMPLETE: _on_data_complete,
-    Stage.PRE_DELIVERY: _on_pre_delivery,
-}
+    async def on_pre_delivery(self, delivery: Delivery) -> Verdict:
+        return self.verdict(Stage.PRE_DELIVERY, Situation(self.host.clock.wall(), delivery=delivery))
