@@ -1,5 +1,6 @@
 """The milter plugin with real milters: OpenDKIM, whose signatures dkimpy judges, and rspamd."""
 
+import re
 import smtplib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from elemta.net.base import Endpoint
 from elemta.net.sockets import SystemNetwork
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.milter.plugin import Milter, MilterSettings
+from elemta.plugins.milter.wire import Step
 from elemta.plugins.verdicts import CONTINUE, Continue, Defer, Reject, Verdict
 from elemta.testing.process import ServerProcess
 from elemta.testing.sink import RecordingSink
 from tests.peers.opendkim import OpenDkim, make_keys, signed, verifies
+from tests.peers.postfix import Postfix
 from tests.peers.rspamd_milter import RspamdMilter
 from tests.peers.wire import free_port, queued, wait_until
 from tests.plugins.milter_world import (
@@ -26,6 +29,7 @@ from tests.plugins.milter_world import (
     complete,
     inserted,
     mail,
+    negotiation,
     packet,
     recipient,
 )
@@ -219,7 +223,6 @@ async def test_a_server_does_what_a_milter_says(tmp_path: Path, sink: RecordingS
         nursery.start_soon(milter.serve, listener)
         said, content, log = await trio.to_thread.run_sync(talk, listener.local.port)
         nursery.cancel_scope.cancel()
-        listener.close()
     recipients = (b"RCPT TO:<max@example.org>", b"RCPT TO:<eva@example.org>")
     assert said == [{"gone@example.org": (550, b"5.1.1 nobody of this name")}, (554, b"5.7.1 no"), recipients]
     names = [line.partition(b":")[0] for line in content.split(b"\r\n\r\n")[0].split(b"\r\n") if line[:1] != b"\t"]
@@ -233,6 +236,63 @@ async def test_a_server_does_what_a_milter_says(tmp_path: Path, sink: RecordingS
     assert milter.macros("C")["{client_addr}"] == "127.0.0.1"
     first = next(data for data in milter.said("D") if data[:1] == b"E")
     assert first.split(b"\0")[1] in content  # the id that is in our own field
+
+
+# ---- Postfix: the same milter, the same mail -----------------------------------------------------
+
+FIELDS = (
+    b"A: 1\r\nB:  2\r\nA:\t3\r\nReceived: theirs\r\nA:4\r\nFrom: jo@example.com\r\nTo: max@example.net\r\n"
+    b"Subject: a\r\n\tfold\r\nDate: Wed, 25 Nov 2026 18:00:00 +0000\r\nMessage-ID: <1@example.com>\r\n"
+)
+CHANGES = (
+    inserted(0, b"X-0", b"a"),
+    inserted(1, b"X-1", b"b"),
+    inserted(3, b"X-3", b"c\n\td"),
+    packet("h", b"X-A\0z\0"),
+    changed(3, b"A", b""),
+    changed(1, b"A", b""),
+    changed(1, b"Received", b"changed"),
+    changed(5, b"B", b"new"),
+)
+
+
+def names_and_values(header: bytes) -> list[bytes]:
+    """The fields without their delivery's, our own or Postfix's `Received` by its name alone."""
+    fields = re.split(rb"\n(?![ \t])", header.replace(b"\r\n", b"\n").rstrip(b"\n"))
+    ours = [
+        b"own" if field.startswith(b"Received: from") else re.sub(rb":[ \t]*", b":", field, count=1) for field in fields
+    ]
+    return [field for field in ours if not field.startswith((b"Return-Path", b"X-Original-To", b"Delivered-To"))]
+
+
+@pytest.mark.needs("postfix")
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("steps", [0, Step.LEADING_SPACE])
+async def test_a_milter_hears_and_does_what_it_does_with_postfix(open_folder: Path, needs: Needs, steps: int) -> None:
+    content = FIELDS + b"\r\nbody\r\n.\r\n..x\r\n\r\n"
+    theirs, ours = (
+        ScriptedMilter({"E": [*CHANGES, packet("c")]}, negotiation=[negotiation(steps=steps)]) for _ in "12"
+    )
+
+    def through_postfix(port: int) -> bytes:
+        extra = f"smtpd_milters = inet:127.0.0.1:{port}\nmilter_protocol = 6\n"
+        with Postfix(needs("postfix"), open_folder, port=free_port(), extra=extra) as postfix:
+            with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as client:
+                client.sendmail("jo@example.com", ["max@example.net"], content)
+            return postfix.wait_for(1)[0]
+
+    async with trio.open_nursery() as nursery:
+        ports = []
+        for milter in (theirs, ours):
+            (listener,) = await SystemNetwork().listen("127.0.0.1:0", 10)
+            nursery.start_soon(milter.serve, listener)
+            ports.append(listener.local.port)
+        delivered = await trio.to_thread.run_sync(through_postfix, ports[0])
+        (one,) = await through(plugin_at(f"127.0.0.1:{ports[1]}"), content, client=INSIDE)
+        nursery.cancel_scope.cancel()
+    for letter in "LBNTE":
+        assert ours.said(letter) == theirs.said(letter)
+    assert names_and_values(one.headers.render()) == names_and_values(delivered.split(b"\n\n")[0])
 
 
 # ---- rspamd --------------------------------------------------------------------------------------

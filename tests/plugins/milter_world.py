@@ -7,7 +7,7 @@ import enum
 import math
 import random
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -95,10 +95,13 @@ class ScriptedMilter:
         return dict(zip(words[::2], words[1::2], strict=True))
 
     async def serve(self, listener: Listener) -> None:
-        """Take connections for ever."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                nursery.start_soon(self._talk, await listener.accept())
+        """Take connections until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    nursery.start_soon(self._talk, await listener.accept())
+        finally:
+            listener.close()
 
     async def _talk(self, stream: Stream) -> None:
         self.connections += 1
@@ -161,6 +164,7 @@ class World:
 
     network: Network
     hostname: str = "mail.example.com"
+    routes: Collection[str] = ()
     log: FilteringBoundLogger = field(factory=structlog.get_logger)
     clock: Clock = field(factory=SystemClock)
     resolver: Resolver = field(factory=lambda: ScriptedResolver(NAMES, random.Random(0)))

@@ -1,10 +1,12 @@
 """From the changes that a filter asks for to those of a plugin; pure.
 
-Fields are counted as Sendmail counts them (`milter_insheader`, `milter_changeheader`; Postfix does the same):
+Fields are counted as Sendmail counts them (`milter_insheader`, `milter_changeheader`):
 
 - Our own `Received` field is not shown to filters. The position of an inserted field counts it nevertheless, so that 0
   is above it, and 1 below it; the number of a `Received` field that is changed does not count it.
-- A field that was removed still counts for later changes, so that a filter may remove the first and then the third.
+  Postfix does the same.
+- A field that was removed still counts for later changes, so that a filter may remove the first and then the third, as
+  OpenDKIM does. Postfix forgets it, so filters that were tried there remove from the last to the first.
 
 What is not here: making the changes (`plugins.mail`). Failure raised: `MilterProtocolError`, for a change that no mail
 could bear.
