@@ -15,6 +15,7 @@ from elemta.plugins.loader import shape_problems
 from elemta.plugins.protection.dnslists import DnsLists
 from elemta.plugins.protection.greylisting import Greylisting
 from elemta.plugins.protection.helocheck import HeloCheck
+from elemta.plugins.protection.limits import limits_of
 from elemta.plugins.protection.ratelimit import RateLimit
 from elemta.plugins.protection.report import Protection
 from elemta.plugins.protection.reversedns import ReverseDns
@@ -76,6 +77,20 @@ def test_what_cannot_be_set(name: str, settings: dict[str, object], says: str) -
     with pytest.raises(Findings) as caught:
         structure_as(section_of(name), settings)
     assert says in caught.value.found[0].expected
+
+
+def test_every_limit_can_be_turned_off() -> None:
+    section = section_of("ratelimit")
+    limits = [each.name for each in attrs.fields(section) if isinstance(each.default, int) and "max" in each.name]
+    assert len(limits) == 3
+    off = dict.fromkeys([*limits, "max_data_per_hour", "volume_burst_size", "connection_rate_per_minute"])
+    inner = {
+        each.name: dict.fromkeys(one.name for one in attrs.fields(each.type))
+        for each in attrs.fields(section)
+        if attrs.has(each.type)
+    }
+    assert len(inner) == 4
+    assert limits_of(structure_as(section, off | inner)) == {}
 
 
 def test_the_manual_shows_settings_that_there_are() -> None:
