@@ -1,5 +1,6 @@
 """The plugin that asks rspamd: what goes over HTTP, what follows from each action, what is a failure."""
 
+import contextlib
 import json
 import ssl
 import tracemalloc
@@ -327,3 +328,27 @@ async def test_https(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch,
             else:
                 with pytest.raises(ScannerFailed, match=r"TLS handshake failed.*certificate"):
                     await plugin.on_data_complete(a_mail())
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_who_hangs_is_left(autojump_clock: MockClock, scheme: str) -> None:
+    gone = trio.Event()
+
+    async def talk(stream: Stream) -> None:
+        try:
+            await hang_up_only(stream)
+        finally:
+            gone.set()
+
+    async with asking(talk, address=f"{scheme}://{ADDRESS}", timeout=3) as plugin:
+        with pytest.raises(ScannerFailed, match="no answer within 3 s"):
+            await plugin.on_data_complete(a_mail())
+        with trio.fail_after(1):
+            await gone.wait()
+
+
+async def hang_up_only(stream: Stream) -> None:
+    """Take what comes, until the other side hangs up."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass

@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from elemta.mail.headers import printable
+from elemta.net.base import Stream
 from elemta.plugins.api import Content, Host
 from elemta.plugins.scanners.base import MAX_SCANS, connect
 from elemta.plugins.scanners.checkv2 import MAX_ANSWER_OCTETS
@@ -30,7 +31,8 @@ _FAILURES: Final = (httpcore.NetworkError, httpcore.ProtocolError)
 class _Connection(httpcore.AsyncNetworkStream):
     """A stream of ours, or TLS over one, as httpcore wants it."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, below: Stream, stream: trio.abc.Stream) -> None:
+        self._below = below
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore's words
@@ -47,7 +49,8 @@ class _Connection(httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         # httpcore shields this without a deadline, and TLS would say goodbye to who may not listen.
-        await trio.aclose_forcefully(self._stream)
+        self._below.abort()
+        await trio.lowlevel.checkpoint()
 
     async def start_tls(
         self,
@@ -55,12 +58,16 @@ class _Connection(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  # httpcore's words
     ) -> httpcore.AsyncNetworkStream:
-        tls = trio.SSLStream(self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True)
+        tls = trio.SSLStream(self._below, ssl_context, server_hostname=server_hostname, https_compatible=True)
         try:
             await tls.do_handshake()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except trio.BrokenResourceError as error:
+            self._below.abort()
             raise httpcore.ConnectError(f"the TLS handshake failed: {error.__cause__ or error}") from error
-        return _Connection(tls)
+        except BaseException:
+            self._below.abort()  # httpcore would leave it open
+            raise
+        return _Connection(self._below, tls)
 
 
 class _Network(httpcore.AsyncNetworkBackend):
@@ -77,7 +84,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return _Connection(await connect(self._host, host, port))
+        stream = await connect(self._host, host, port)
+        return _Connection(stream, stream)
 
 
 class _Transport(httpx.AsyncBaseTransport):
