@@ -84,7 +84,7 @@ async def find_hops(server: str, *, implicit: bool) -> tuple[Hop, ...]:
 
 
 async def run_errand(
-    errand: Errand, network: Network, *, write: Callable[[], bytes], settled: Callable[[Sequence[Outcome]], None]
+    errand: Errand, network: Network, *, write: Callable[[], bytes], settled: Callable[[Sequence[Outcome]], object]
 ) -> None:
     """Send each mail that `write` makes; `settled` hears of the outcomes, one a recipient. Raises `NotOpened`."""
     sender = _Sender(errand, network)

@@ -90,6 +90,8 @@ def _deliver(order: Order, environ: Mapping[str, str]) -> SysExit:
     from elemta.cli.transcript import Transcript
     from elemta.mail.ids import make_queue_id
 
+    if sys.stdin is None:
+        raise Trouble(SysExit.NOINPUT, "standard input is closed: there is no mail to read")
     octets = sys.stdin.buffer.read(MAX_INPUT_OCTETS + 1)
     if len(octets) > MAX_INPUT_OCTETS:
         raise Trouble(SysExit.DATAERR, f"the mail has more than {MAX_INPUT_OCTETS} octets")

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from io import FileIO
 from typing import Final
 
 from attrs import evolve
@@ -175,21 +176,28 @@ def _reason(event: ClientEvent) -> str:
 
 def speak(address: str, source: int, sink: int) -> None:
     """Let the caller speak SMTP with the server, over two descriptors, until the server ends it. Raises `Trouble`."""
-    with connected(address) as sock:
-        sock.settimeout(REPLY_SECONDS)
-        ears = [sock.fileno(), source]
-        while True:
-            ready, _, _ = select.select(ears, [], [])
-            if source in ready:
-                data = os.read(source, PIECE_OCTETS)
-                if data:
-                    sock.sendall(data)
-                else:
-                    ears.remove(source)
-                    sock.shutdown(socket.SHUT_WR)
-            if sock.fileno() in ready:
-                data = sock.recv(PIECE_OCTETS)
-                if not data:
-                    return
-                with os.fdopen(sink, "wb", closefd=False) as out:
-                    out.write(data)
+    with connected(address) as sock, os.fdopen(sink, "wb", buffering=0, closefd=False) as out:
+        try:
+            _pump(sock, source, out)
+        except OSError as error:
+            raise Trouble(SysExit.TEMPFAIL, f"the dialogue with {address} broke off: {error}") from None
+
+
+def _pump(sock: socket.socket, source: int, out: FileIO) -> None:
+    sock.settimeout(REPLY_SECONDS)
+    ears = [sock.fileno(), source]
+    while True:
+        ready, _, _ = select.select(ears, [], [])
+        if source in ready:
+            data = os.read(source, PIECE_OCTETS)
+            if data:
+                sock.sendall(data)
+            else:
+                ears.remove(source)
+                sock.shutdown(socket.SHUT_WR)
+        if sock.fileno() in ready:
+            data = sock.recv(PIECE_OCTETS)
+            if not data:
+                return
+            while data:
+                data = data[out.write(data) :]

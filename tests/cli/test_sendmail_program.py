@@ -240,6 +240,21 @@ def test_smtp_on_standard_input_and_output() -> None:
     assert server.contents == [b"Subject: s\r\n\r\nx\r\n"]
 
 
+def test_a_caller_that_speaks_smtp_to_a_server_that_hangs_up() -> None:
+    with ScriptedServer({"EHLO": b""}) as server:
+        environ = {**os.environ, "ELEMTA_SENDMAIL_SERVER": server.address}
+        ended = subprocess.run(program("-bs"), input=b"EHLO me\r\n", capture_output=True, env=environ, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, b"220 scripted ESMTP\r\n")
+
+
+def test_no_standard_input() -> None:
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *program("jo@x.org")], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (66, "")
+    assert ended.stderr == "sendmail: standard input is closed: there is no mail to read\n"
+
+
 def test_the_command_is_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer() as server:
         path = configure(tmp_path, listen_addr=server.address)
