@@ -150,8 +150,8 @@ class OpenDkim(Milter):
 """
 
 
-def server_with(folder: Path, sink: RecordingSink, address: str) -> ServerProcess:
-    """A server that asks the milter at `address` and sends everything to the sink."""
+def server_with(folder: Path, sink: RecordingSink, address: str, *, name: str = "milter") -> ServerProcess:
+    """A server that asks the milter at `address` and sends everything to the sink; `opendkim` is a plugin by file."""
     (folder / "plugins").mkdir(mode=0o755)
     (folder / "plugins" / "opendkim.py").write_text(PLUGIN)
     config: dict[str, object] = {
@@ -160,7 +160,7 @@ def server_with(folder: Path, sink: RecordingSink, address: str) -> ServerProces
         "routes": [{"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": sink.port}],
         "plugins": {
             "plugin_path": str(folder / "plugins"),
-            "plugins": [{"name": "opendkim", "settings": {"address": address}}],
+            "plugins": [{"name": name, "settings": {"address": address}}],
         },
     }
     return ServerProcess(folder, config)
@@ -176,7 +176,7 @@ def test_a_server_sends_what_opendkim_has_signed(
 ) -> None:
     folder, record = keys
     socket = f"inet:{free_port()}@127.0.0.1"
-    with server_with(tmp_path, sink, socket) as server:
+    with server_with(tmp_path, sink, socket, name="opendkim") as server:
         with OpenDkim(needs("opendkim"), folder, socket=socket):
             client = smtplib.SMTP("127.0.0.1", server.port, timeout=30)
             send(client)
