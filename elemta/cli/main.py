@@ -35,6 +35,7 @@ VERBS = {
     "node": _Verb("elemta.cli.node", "See the nodes that share a queue, let one rest."),
     "user": _Verb("elemta.cli.user", "Look after the users who may log in."),
     "inbox": _Verb("elemta.cli.inbox", "Read the mails that dev mode caught."),
+    "plugin": _Verb("elemta.cli.plugin", "See, check or begin plugins."),
     "send": _Verb("elemta.cli.send", "Send a mail by SMTP, and show the dialogue."),
     "sendmail": _Verb("elemta.cli.sendmail", "Be /usr/sbin/sendmail for other programs."),
     "cert": _Verb("elemta.cli.cert", "See, test and order the certificates that clients are shown."),
