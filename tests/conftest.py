@@ -51,6 +51,7 @@ PACKAGE_OF_PROGRAM = {
     "clamd": "clamav-daemon",
     "curl": "curl",
     "dovecot": "dovecot-lmtpd",
+    "groff": "groff-base",
     "haproxy": "haproxy",
     "mmdebstrap": "mmdebstrap",
     "named": "bind9",
