@@ -471,6 +471,8 @@ class Session:
     def _count_refusal(self, reply: Reply) -> None:
         self.refusals += 1
         self.refused = reply
+        if self._plugged is not None and reply.is_permanent:
+            self._plugged.ledger.refusals += 1
         self._services.metrics.messages_refused.labels(code=str(reply.code)).inc()
 
     async def _end_transaction(self) -> None:

@@ -63,6 +63,7 @@ __all__ = [
     "Mail",
     "OnError",
     "Plugin",
+    "PluginFailed",
     "Quarantine",
     "Reject",
     "RemoveHeader",
@@ -175,6 +176,11 @@ class Session(Protocol):
     @property
     def score(self) -> float:
         """What plugins gave it so far; every mail of the session begins with it."""
+        ...
+
+    @property
+    def refusals(self) -> int:
+        """How often the client was refused for good (5yz) so far, whoever refused it."""
         ...
 
     @property
@@ -303,7 +309,11 @@ class Delivery:
 # ---- what a plugin may use -----------------------------------------------------------------------
 
 
-class SharedAway(Exception):
+class PluginFailed(Exception):
+    """What a plugin raises where it cannot do its part: its text explains, and is logged without a traceback."""
+
+
+class SharedAway(PluginFailed):
     """The key-value store does not answer: it says why."""
 
 

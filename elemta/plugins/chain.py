@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
-from elemta.plugins.api import OnError, Plugin, Stage
+from elemta.plugins.api import OnError, Plugin, PluginFailed, Stage
 from elemta.plugins.breaker import REST_SECONDS, Breaker
 from elemta.plugins.containment import to_pass
 from elemta.plugins.costs import Ledger
@@ -277,7 +277,7 @@ class Chain:
             error="" if error is None else f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS],
             policy=member.on_error.value,
             seconds=round(now - run.started, 3),
-            exc_info=error if isinstance(error, Exception | BaseExceptionGroup) else None,
+            exc_info=None if isinstance(error, PluginFailed) else error,
         )
         if member.breaker.failed(now):
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)

@@ -32,13 +32,15 @@ class Ledger:
     Those of a mail begin with what its session cost so far.
     """
 
-    __slots__ = ("_before", "asked", "costs", "score")
+    __slots__ = ("_before", "asked", "costs", "refusals", "score")
 
     def __init__(self, before: "Ledger | None" = None) -> None:
         #: The plugin that is being asked, or was last.
         self.asked = ""
         self.costs: dict[str, Cost] = {}
         self.score: float = 0.0 if before is None else before.score
+        #: Of a session: how often its client was refused for good.
+        self.refusals = 0
         self._before = before
 
     def of(self, plugin: str) -> Cost:

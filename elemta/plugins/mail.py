@@ -68,6 +68,11 @@ class SessionFacts:
         """What plugins gave it so far."""
         return self.ledger.score
 
+    @property
+    def refusals(self) -> int:
+        """How often the client was refused for good so far."""
+        return self.ledger.refusals
+
 
 class MailInHand:
     """One mail. The server's side of it; plugins know it as `plugins.api.Mail`."""

@@ -342,3 +342,21 @@ async def test_a_route_is_chosen_by_name(autojump_clock: object) -> None:
         assert (await deliver(world.connect())).startswith("250")
     (mail,) = world.queue.submitted
     assert (mail.route, mail.annotations["route"]) == ("archive", "archive")
+
+
+async def test_a_plugin_sees_how_often_a_client_was_refused_for_good(autojump_clock: object) -> None:
+    seen: list[int] = []
+
+    class Counting(Plugin):
+        async def on_mail_from(self, mail: Mail) -> Verdict:
+            seen.append(mail.session.refusals)
+            return Defer() if len(seen) == 2 else CONTINUE
+
+    async with serving(Counting) as (world, _):
+        client = world.connect("192.0.2.1")
+        await client.begin("nobody@example.com")
+        await client.say("RCPT TO:<r@elsewhere.example>")
+        await client.say("RSET")
+        await client.say("MAIL FROM:<s@example.org>")
+        await client.say("MAIL FROM:<s@example.org>")
+    assert seen == [0, 2, 2]

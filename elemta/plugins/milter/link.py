@@ -13,7 +13,7 @@ import trio
 from attrs import field, frozen
 
 from elemta.net.base import Endpoint, Stream
-from elemta.plugins.api import Host
+from elemta.plugins.api import Host, PluginFailed
 from elemta.plugins.milter.address import MilterAddress
 from elemta.plugins.milter.changes import Asked
 from elemta.plugins.milter.events import (
@@ -35,7 +35,7 @@ MAX_WAITING_OCTETS: Final = 64 * 1024
 FAREWELL_SECONDS: Final = 5.0
 
 
-class MilterFailed(Exception):
+class MilterFailed(PluginFailed):
     """The milter could not be asked, or did not answer as it must; says which milter and why."""
 
 

@@ -82,19 +82,6 @@ class Finding:
 
 
 @define
-class Deferrals:
-    """How often plugins of protection told one session to come again: that is no sign of a bad client."""
-
-    count: int = 0
-
-
-def deferrals_of(session: Session) -> Deferrals:
-    """Those of one session, for all plugins."""
-    deferrals: Deferrals = session.notes.setdefault(Deferrals, Deferrals())
-    return deferrals
-
-
-@define
 class _Reports:
     """What a dry run has said about one session."""
 
@@ -124,8 +111,6 @@ class Protection(Plugin):
         What was reported before there was a mail is kept by `reported`.
         """
         if not self.is_dry_run or verdict == CONTINUE:
-            if isinstance(verdict, Defer):
-                deferrals_of(session).count += 1
             return verdict
         text = _would(verdict)
         self.note(text, session)
