@@ -149,10 +149,6 @@ class PluggedMail:
     def _spawn(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
         self._tasks.start(self.in_hand.ledger.asked, function, *arguments)
 
-    def has(self, stage: Stage) -> bool:
-        """Whether any plugin is to be asked there."""
-        return self._chain.has(stage)
-
     async def refusal(self, stage: Stage, recipient: Recipient | None = None) -> Reply | None:
         """Why the mail (or this recipient) is not taken; None when it is."""
         if not self._chain.has(stage) or isinstance(self.fate, Discard):
@@ -163,9 +159,12 @@ class PluggedMail:
             self.fate = verdict
         return reply_of(verdict)
 
-    async def queued(self) -> None:
-        """The mail is durable."""
-        await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
+    async def queued(self, say: Callable[[], Awaitable[None]]) -> None:
+        """The mail is durable; `say` tells the client, who need not wait for what plugins do about it."""
+        if self._chain.has(Stage.QUEUED):
+            await say()
+            await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
+        self.close()
 
     @property
     def facts(self) -> dict[str, object]:

@@ -16,7 +16,7 @@ from elemta.inbound import encryption, policy, recipients
 from elemta.inbound.debug import DebugContext, facts_of
 from elemta.inbound.login import Login
 from elemta.inbound.options import ListenerOptions
-from elemta.inbound.plugged import PluggedMail, PluggedSession
+from elemta.inbound.plugged import PluggedSession
 from elemta.inbound.transaction import Services, Transaction
 from elemta.mail.reply import Reply
 from elemta.mail.trace import protocol_name
@@ -381,7 +381,7 @@ class Session:
 
     def _begin_transaction(self, event: MailFrom) -> Transaction:
         smtp = self._smtp
-        user = smtp.authenticated_user or ""
+        user = self.user
         protocol = protocol_name(
             extended=smtp.extended, tls=self.tls is not None, authenticated=bool(user), utf8=event.smtputf8
         )
@@ -440,13 +440,7 @@ class Session:
             await self._end_transaction()
         self._smtp.reply(reply)
         if transaction.plugged is not None and reply.code == 250:
-            await self._tell_queued(transaction.plugged)
-
-    async def _tell_queued(self, plugged: PluggedMail) -> None:
-        if plugged.has(Stage.QUEUED):
-            await self._send()  # the client need not wait for it
-            await plugged.queued()
-        plugged.close()
+            await transaction.plugged.queued(self._send)
 
     def _finish(self, reply: Reply) -> None:
         """Note how a mail ended: a line for each one taken; refused ones are counted, or an attack fills the log."""

@@ -141,27 +141,14 @@ async def test_opendkim_says_whether_a_signature_is_right(keys: tuple[Path, byte
 
 # ---- the whole server ----------------------------------------------------------------------------
 
-#: A milter by a name of its own, as docs/milter.md has it.
-PLUGIN = """from elemta.plugins.milter.plugin import Milter
-
-
-class OpenDkim(Milter):
-    pass
-"""
-
 
 def server_with(folder: Path, sink: RecordingSink, address: str, *, name: str = "milter") -> ServerProcess:
-    """A server that asks the milter at `address` and sends everything to the sink; `opendkim` is a plugin by file."""
-    (folder / "plugins").mkdir(mode=0o755)
-    (folder / "plugins" / "opendkim.py").write_text(PLUGIN)
+    """A server that asks the milter at `address`, by a name of its own, and sends everything to the sink."""
     config: dict[str, object] = {
         "hostname": "mail.example.com",
         "allowed_relays": ["127.0.0.1"],
         "routes": [{"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": sink.port}],
-        "plugins": {
-            "plugin_path": str(folder / "plugins"),
-            "plugins": [{"name": name, "settings": {"address": address}}],
-        },
+        "plugins": {"plugins": [{"name": name, "plugin": "milter", "settings": {"address": address}}]},
     }
     return ServerProcess(folder, config)
 
