@@ -31,9 +31,9 @@ class SubmissionPoint:
 
 
 def point_of(config: "Config") -> SubmissionPoint:
-    """The first listener that takes mail in clear and without a login, on this machine if there is one.
+    """The first listener that takes mail in clear, without a login, on this machine if there is one.
 
-    Raises `NoPoint`.
+    None behind a proxy: it closes whoever connects by himself. Raises `NoPoint`.
     """
     from elemta.config.listeners import effective_listeners
     from elemta.config.tls import TlsMode
@@ -41,10 +41,10 @@ def point_of(config: "Config") -> SubmissionPoint:
     fit = [
         _address(listener.address)
         for listener in effective_listeners(config)
-        if listener.tls is not TlsMode.IMPLICIT and not listener.auth_required
+        if listener.tls is not TlsMode.IMPLICIT and not listener.auth_required and not listener.proxy_protocol
     ]
     if not fit:
-        raise NoPoint("no listener takes mail without TLS and without a login; say which server")
+        raise NoPoint("no listener takes mail without TLS, a login or a proxy; say which server")
     return SubmissionPoint(min(fit, key=_is_elsewhere), config.hostname)
 
 
