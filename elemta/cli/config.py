@@ -45,7 +45,7 @@ def config() -> None:
 @output_option
 @click.pass_obj
 def check(invocation: Invocation, strict: bool, output: Output) -> None:
-    """Say what is wrong with the configuration, all at once.
+    """Say what is wrong with the configuration and with the plugins that it turns on, all at once.
 
     Exits with 0 when the server would start with it, with 78 when it would not.
 
@@ -63,8 +63,11 @@ def check(invocation: Invocation, strict: bool, output: Output) -> None:
     try:
         loaded = load_config(invocation.config_path, os.environ, cwd=Path.cwd())
         warnings = loaded.warnings
+        problems = _plugin_problems(loaded)
     except ConfigError as error:
         problems, warnings = error.problems, error.warnings
+    if problems:
+        loaded = None
     if output is Output.TABLE:
         _say(loaded, problems, warnings)
     else:
@@ -73,6 +76,18 @@ def check(invocation: Invocation, strict: bool, output: Output) -> None:
         sys.exit(ExitCode.CONFIG)
     if strict and warnings:
         sys.exit(ExitCode.FAILED)
+
+
+def _plugin_problems(loaded: "Loaded") -> "tuple[Problem, ...]":
+    """What keeps the plugins that it turns on from being loaded."""
+    from elemta.config.problems import Problem
+    from elemta.supervisor.plugins import wanted_plugins
+
+    if not wanted_plugins(loaded.config):
+        return ()
+    from elemta.supervisor.plugin_check import plugin_problems
+
+    return tuple(Problem("", str(loaded.source or ""), says) for says in plugin_problems(loaded.config))
 
 
 def _say(loaded: "Loaded | None", problems: "tuple[Problem, ...]", warnings: "tuple[Notice, ...]") -> None:

@@ -5,7 +5,7 @@ does becomes a sentence in `error`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -15,7 +15,7 @@ from elemta.config.keys import Key, Shape, keys_of
 from elemta.config.sections import Config
 from elemta.config.show import MASK
 from elemta.config.structure import unstructure
-from elemta.plugins.api import OnError, Plugin, Stage
+from elemta.plugins.api import Host, OnError, Plugin, Stage
 from elemta.plugins.loader import Found, PluginsUnusable, Wanted, load_plugins, shape_problems
 from elemta.supervisor.plugin_check import every_plugin, idle_hosts
 from elemta.supervisor.plugins import wanted_plugins
@@ -54,15 +54,16 @@ def all_facts(config: Config) -> tuple[list[PluginFacts], tuple[str, ...]]:
     known, problems = every_plugin(config)
     wanted = {one.entry.name: one for one in wanted_plugins(config)}
     names = sorted({*known, *wanted})
-    return [_facts(name, known, wanted.get(name), config.hostname) for name in names], problems
+    host_of = idle_hosts(config)
+    return [_facts(name, known, wanted.get(name), host_of) for name in names], problems
 
 
-def _facts(name: str, known: Mapping[str, Found], wanted: Wanted | None, hostname: str) -> PluginFacts:
-    found = known.get(name)
+def _facts(name: str, known: Mapping[str, Found], wanted: Wanted | None, host_of: Callable[[str], Host]) -> PluginFacts:
+    found = known.get(name if wanted is None else wanted.entry.kind)
     facts = PluginFacts(name, wanted is not None, "" if found is None else found.where)
     try:
         facts = facts if found is None else _of_class(facts, found.load())
-        return facts if wanted is None else _as_wanted(facts, known, wanted, hostname)
+        return facts if wanted is None else _as_wanted(facts, known, wanted, host_of)
     except PluginsUnusable as error:
         return evolve(facts, error=" ".join(error.problems))
     except (Exception, SystemExit) as error:  # its own code runs here
@@ -78,7 +79,7 @@ def _of_class(facts: PluginFacts, plugin: type[Plugin]) -> PluginFacts:
         deadline=plugin.deadline,
         on_error=plugin.on_error,
         blocking=plugin.blocking,
-        stages=_stages(plugin),
+        stages=_stages(plugin, plugin.stages),
     )
     problems = list(shape_problems(plugin))
     if problems:
@@ -86,24 +87,27 @@ def _of_class(facts: PluginFacts, plugin: type[Plugin]) -> PluginFacts:
     return evolve(facts, settings=settings_of(plugin))
 
 
-def _as_wanted(facts: PluginFacts, known: Mapping[str, Found], wanted: Wanted, hostname: str) -> PluginFacts:
+def _as_wanted(
+    facts: PluginFacts, known: Mapping[str, Found], wanted: Wanted, host_of: Callable[[str], Host]
+) -> PluginFacts:
     """What holds with the configuration: made as the server makes it. Raises `PluginsUnusable`."""
-    (member,) = load_plugins([wanted], known, idle_hosts(hostname))
+    (member,) = load_plugins([wanted], known, host_of)
     return evolve(
         facts,
         priority=member.priority,
         deadline=member.deadline,
         on_error=member.on_error,
-        stages=_stages(type(member.plugin)),
+        stages=_stages(type(member.plugin), member.plugin.stages),
         settings=settings_of(type(member.plugin), member.plugin.settings),
     )
 
 
-def _stages(plugin: type[Plugin]) -> tuple[Stage, ...]:
+def _stages(plugin: type[Plugin], wanted: Collection[Stage] | None) -> tuple[Stage, ...]:
+    """Where it is asked: the hooks that it overrides, but for those that it knows to have nothing to do."""
     return tuple(
         stage
-        for stage in Stage
-        if getattr(plugin, f"on_{stage.value}", None) is not getattr(Plugin, f"on_{stage.value}")
+        for stage in (Stage if wanted is None else sorted(wanted, key=list(Stage).index))
+        if getattr(plugin, f"on_{stage.value}") is not getattr(Plugin, f"on_{stage.value}")
     )
 
 

@@ -45,6 +45,14 @@ _LIST = (
     Column("why", "WHY"),
 )
 _RECIPIENTS = (Column("address", "RECIPIENT"), Column("status", "STATUS"), Column("reply", "LAST REPLY"))
+_ANNOTATIONS = (Column("key", "ANNOTATION"), Column("value", "VALUE"))
+_PLUGINS = (
+    Column("name", "PLUGIN"),
+    Column("ms", "MS", right=True),
+    Column("verdict", "VERDICT"),
+    Column("changes", "CHANGES", right=True),
+    Column("score", "SCORE", right=True),
+)
 _ATTEMPTS = (
     Column("time", "TIME"),
     Column("recipient", "RECIPIENT"),
@@ -143,7 +151,7 @@ def _cells(mail: Row, now: float) -> Row:
 @connect_option
 @click.pass_obj
 def show(invocation: Invocation, queue_id: str, *, form: Form, connect: str | None) -> None:
-    """Show one mail: its recipients, every attempt, why it waits.
+    """Show one mail: its recipients, every attempt, why it waits, what plugins said of it and cost it.
 
     A mail that left the queue shows its attempts for as long as they are kept.
 
@@ -175,6 +183,7 @@ def _show(mail: Row, now: float) -> None:
         write_record(_facts(mail, now), output=Output.TABLE)
         click.echo()
         write_rows(mail["recipients"], _RECIPIENTS, output=Output.TABLE)
+        _show_plugins(mail)
     else:
         note(f"{mail['id']} has left the queue; what is known of it are its attempts.")
     if mail["attempts"]:
@@ -185,6 +194,18 @@ def _show(mail: Row, now: float) -> None:
     for reason in mail.get("why", ()):
         click.echo()
         write_record(_reason(reason, now), output=Output.TABLE)
+
+
+def _show_plugins(mail: Row) -> None:
+    """What plugins said about the mail, and what they cost it."""
+    costs = mail.get("plugins", ())
+    words = {key: value for key, value in mail.get("annotations", {}).items() if key != "plugins"}
+    if words:
+        click.echo()
+        write_rows([{"key": key, "value": value} for key, value in words.items()], _ANNOTATIONS, output=Output.TABLE)
+    if costs:
+        click.echo()
+        write_rows([{**one, "ms": f"{one['ms']:.2f}"} for one in costs], _PLUGINS, output=Output.TABLE)
 
 
 def _facts(mail: Row, now: float) -> dict[str, object]:

@@ -1,11 +1,12 @@
 """What each plugin cost: time, verdict, changes.
 
-What is not here: measuring it (`plugins.chain`), or showing it (`cli`, `web`).
+What is not here: measuring it (`plugins.chain`), or showing it (`cli`, `web`). Nothing here raises.
 """
 
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from math import isfinite
 from typing import Final
 
 from attrs import define
@@ -14,6 +15,8 @@ from attrs import define
 MAX_KEPT: Final = 50
 #: Seconds from which a plugin is named in the log line of a mail.
 SLOW_SECONDS: Final = 0.1
+#: Beyond this no number of ours is: what is read may be another's. What every reader of JSON keeps, RFC 8259 §6.
+_MOST: Final = 2**53
 
 
 @define
@@ -71,6 +74,31 @@ def _kept(name: str, cost: Cost) -> str:
     entry |= {"changes": cost.changes, "score": round(cost.score, 2)}
     told = {key: value for key, value in entry.items() if value not in (0, "continue")}
     return f"{_quoted(name)}:{json.dumps(told, separators=(',', ':'))}"
+
+
+def read_kept(annotation: str) -> Mapping[str, Cost]:
+    """What `kept` wrote, to the hundredth of a millisecond. Of what somebody else wrote as much as makes sense."""
+    try:
+        document = json.loads(annotation)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    return {name: _read(entry) for name, entry in list(document.items())[:MAX_KEPT] if isinstance(entry, dict)}
+
+
+def _read(entry: Mapping[str, object]) -> Cost:
+    verdict = entry.get("verdict", "continue")
+    return Cost(
+        seconds=_number(entry.get("ms")) / 1000,
+        verdict=verdict if isinstance(verdict, str) else "continue",
+        changes=int(_number(entry.get("changes"))),
+        score=_number(entry.get("score")),
+    )
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) and abs(value) < _MOST and isfinite(value) else 0.0
 
 
 @lru_cache(maxsize=100)  # the plugins of a server

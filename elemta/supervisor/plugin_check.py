@@ -5,7 +5,7 @@ has the real parts of the world in its hands, but no task runs, and nothing is c
 not found here. Failure raised: none; problems are paragraphs.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -29,7 +29,7 @@ def plugin_problems(config: Config) -> tuple[str, ...]:
     if not wanted:
         return ()
     try:
-        load_plugins(wanted, known_plugins(plugin_folder(config)), idle_hosts(config.hostname, route_names(config)))
+        load_plugins(wanted, known_plugins(plugin_folder(config)), idle_hosts(config))
     except PluginsUnusable as error:
         return error.problems
     return ()
@@ -43,20 +43,20 @@ def every_plugin(config: Config) -> tuple[dict[str, Found], tuple[str, ...]]:
         return known_plugins(None), error.problems
 
 
-def idle_hosts(hostname: str, routes: Collection[str] = ()) -> Callable[[str], Host]:
+def idle_hosts(config: Config) -> Callable[[str], Host]:
     """Hosts for plugins that are made and not started."""
     runtime = system_runtime()
     log = structlog.wrap_logger(None, processors=[_drop])
     facilities = Facilities(
-        hostname,
-        log,
-        runtime.clock,
-        SystemNetwork(),
-        CachingResolver(DnsResolver(runtime.threads)),
-        runtime.threads,
-        TaskKeeper(log),
-        MemoryKeyValue(runtime.clock).of,
-        routes,
+        hostname=config.hostname,
+        log=log,
+        clock=runtime.clock,
+        network=SystemNetwork(),
+        resolver=CachingResolver(DnsResolver(runtime.threads)),
+        threads=runtime.threads,
+        keeper=TaskKeeper(log),
+        shared_of=MemoryKeyValue(runtime.clock).of,
+        routes=route_names(config),
     )
     return facilities.host
 

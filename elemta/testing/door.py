@@ -113,7 +113,7 @@ async def talk(
         options=_OPTIONS,
         metrics=Metrics(),
         log=facilities.log,
-        plugins=Plugins(chain, facilities.keeper),
+        plugins=Plugins(chain, facilities.keeper, frozenset(facilities.routes)),
     )
     service = InboundService(services, [Bound(ListenerOptions(name="smtp", address=f"{SERVER}:25"), listeners)])
     async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@
 Single mails go through the real chain (`mail`), dialogues through the real inbound service (`dialogue`), and
 `world_of` makes a simulated world of a whole server. The fixtures `plugin_bench` and `simulated_world` come from
 `elemta.testing.plugin`. What is not here: assertions.
-Failure raised: `PluginFailed` where the plugin failed and the test did not say `on_error`.
+Failure raised: `PluginBroken` where the plugin failed and the test did not say `on_error`.
 """
 
 import re
@@ -50,12 +50,14 @@ from elemta.testing.door import HOSTNAME, SERVER, KeptMails, talk
 SESSION: Final = SessionFacts(
     "s1", Endpoint("192.0.2.1", 4711), Endpoint(SERVER, 25), "smtp", helo="client.example.org"
 )
+#: Names of routes that plugins may give with `SetRoute`.
+ROUTES: Final = frozenset({"backup", "smarthost"})
 #: Where the host of `one.test` is, in worlds.
 WORLD_HOST: Final = "198.51.100.10"
 _NEWLINE: Final = re.compile(rb"\r?\n")
 
 
-class PluginFailed(AssertionError):
+class PluginBroken(AssertionError):
     """The plugin raised, took too long, or answered what may not be answered; its own exception is the cause."""
 
 
@@ -91,14 +93,15 @@ class PluginBench:
         self.keeper = TaskKeeper(log)
         self.metrics = Metrics()
         self._facilities = Facilities(
-            HOSTNAME,
-            log,
-            self.clock,
-            self.network.host(SERVER),
-            ScriptedResolver(names, chance_of(0, "resolver")),
-            InlineThreads(),
-            self.keeper,
-            MemoryKeyValue(self.clock).of,
+            hostname=HOSTNAME,
+            log=log,
+            clock=self.clock,
+            network=self.network.host(SERVER),
+            resolver=ScriptedResolver(names, chance_of(0, "resolver")),
+            threads=InlineThreads(),
+            keeper=self.keeper,
+            shared_of=MemoryKeyValue(self.clock).of,
+            routes=ROUTES,
         )
         found = Found(entry.name, plugin.__module__, partial(_itself, plugin))
         (self._member,) = load_plugins([Wanted(entry, "the test")], {entry.name: found}, self._facilities.host)
@@ -130,12 +133,11 @@ class PluginBench:
         sender: str = "jo@example.org",
         recipients: Sequence[str] = ("max@example.com",),
         session: SessionFacts = SESSION,
-        routes: Sequence[str] = (),
     ) -> Answer:
         """Bring one mail, in a session of its own; lines of `content` may end as they like.
 
         An empty `sender` is the null reverse-path. Asked as in a server, but for the stages of delivery, and of AUTH
-        where the session has no user. Raises `PluginFailed`.
+        where the session has no user. Raises `PluginBroken`.
         """
         session = evolve(session, notes={}, ledger=type(session.ledger)())
         tasks = TasksOfMail(self.keeper)
@@ -143,7 +145,7 @@ class PluginBench:
             "q1",
             session,
             parse_address(sender) if sender else None,
-            routes=routes,
+            routes=ROUTES,
             spawn=partial(tasks.start, self._member.name),
         )
         visit = _Visit(self, session, mail)
@@ -156,13 +158,13 @@ class PluginBench:
         return await visit.answer(self._member.name)
 
     def be_well(self) -> None:
-        """Raise `PluginFailed` when the plugin has failed, unless the test said `on_error`."""
+        """Raise `PluginBroken` when the plugin has failed, unless the test said `on_error`."""
         failures = self.events("plugin.failed") + self.events("plugin.task_failed") if self._is_strict else []
         for entry in failures:
             error = entry.get("exc_info")
             where = f" at {entry['stage']}" if "stage" in entry else ""
             says = f"the plugin {entry['plugin']} {entry.get('how', 'raised in a task')}{where}: {entry['error']}"
-            raise PluginFailed(says) from (error if isinstance(error, BaseException) else None)
+            raise PluginBroken(says) from (error if isinstance(error, BaseException) else None)
 
     # ---- dialogues -----------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class PluginBench:
 
         The next line is sent when the reply is there. Lines of one reply are joined by newlines; the end of the
         connection is "", and nothing is said after it. A mail's content is one "line" that ends with a dot on its own.
-        `client` may relay to every domain when it is 127.0.0.1, others may send to example.com. Raises `PluginFailed`.
+        `client` may relay to every domain when it is 127.0.0.1, others may send to example.com. Raises `PluginBroken`.
         """
         queue = KeptMails()
         said = [_NEWLINE.sub(b"\r\n", one.encode() if isinstance(one, str) else one) + b"\r\n" for one in lines]

@@ -4,10 +4,12 @@ What is not here: which of them a page answers with. Members may be added, none 
 as in RFC 3339 §5.6, in UTC with milliseconds; durations are seconds, sizes octets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from elemta.mail.outcome import Attempt
+from elemta.plugins.costs import read_kept
+from elemta.plugins.verdicts import COSTS_KEY
 from elemta.storage.records import QueuedMail, QueueState
 from elemta.web.why import Reason, reasons, summary
 
@@ -63,6 +65,7 @@ def mail_details(mail: QueuedMail, attempts: Sequence[Attempt], *, now: float, r
         **mail_members(mail, now=now, running=running),
         "owner": mail.owner,
         "annotations": dict(mail.annotations),
+        "plugins": plugin_members(mail.annotations),
         "origin": {
             "client": origin.client,
             "helo": origin.helo,
@@ -73,6 +76,20 @@ def mail_details(mail: QueuedMail, attempts: Sequence[Attempt], *, now: float, r
         "why": [reason_members(each) for each in reasons(mail, attempts, now=now, running=running)],
         **history_members(attempts),
     }
+
+
+def plugin_members(annotations: Mapping[str, str]) -> list[dict[str, object]]:
+    """What each plugin cost the mail, in the order in which they were asked."""
+    return [
+        {
+            "name": name,
+            "ms": round(cost.seconds * 1000, 2),
+            "verdict": cost.verdict,
+            "changes": cost.changes,
+            "score": cost.score,
+        }
+        for name, cost in read_kept(annotations.get(COSTS_KEY, "")).items()
+    ]
 
 
 def gone_details(queue_id: str, attempts: Sequence[Attempt]) -> dict[str, object]:

@@ -640,3 +640,50 @@ def test_help_imports_nothing_slow(module: str) -> None:
     program = f"import sys, elemta.cli.{module}; print(*({slow!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
     assert found.stdout.split() == []
+
+
+# ---- what plugins said ---------------------------------------------------------------------------
+
+ANNOTATIONS = {
+    "greylisting": "known",
+    "plugins": '{"greylisting":{"ms":0.42},"rspamd":{"ms":1203.5,"verdict":"quarantine","changes":2,"score":7.5}}',
+}
+
+
+def test_one_mail_with_what_plugins_said_and_cost(terminal: Terminal, desk: Desk, beside: Callable[..., Any]) -> None:
+    mail = beside(partial(desk.add, annotations=ANNOTATIONS))
+    lines = [line.split() for line in terminal.run("queue", "show", mail.id).lines]
+    assert ["greylisting", "known"] in lines
+    assert ["greylisting", "0.42", "continue", "0", "0.0"] in lines
+    assert ["rspamd", "1203.50", "quarantine", "2", "7.5"] in lines
+    found = terminal.run("queue", "show", mail.id, "-o", "json").json
+    assert found["annotations"] == ANNOTATIONS
+    assert [one["name"] for one in found["plugins"]] == ["greylisting", "rspamd"]
+    assert found["plugins"][1] == {
+        "name": "rspamd",
+        "ms": 1203.5,
+        "verdict": "quarantine",
+        "changes": 2,
+        "score": 7.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "[]",
+        "{",
+        '{"a":1}',
+        "[" * 100_000,
+        '{"a":{"ms":"x","verdict":3,"changes":[],"score":null}}',
+        '{"a":{"ms":NaN,"changes":Infinity,"score":1e400}}',
+        '{"\\u001b[2J":{"ms":1' + "0" * 400 + "}}",
+    ],
+)
+def test_costs_of_no_form_do_no_harm(written: str, terminal: Terminal, desk: Desk, beside: Callable[..., Any]) -> None:
+    mail = beside(partial(desk.add, annotations={"plugins": written}))
+    ended = terminal.run("queue", "show", mail.id)
+    assert (ended.code, ended.err) == (0, "")
+    assert "\x1b" not in ended.out
+    assert terminal.run("queue", "show", mail.id, "-o", "json").code == 0
