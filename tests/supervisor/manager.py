@@ -83,6 +83,16 @@ class Manager:
                 return self.heard[-1]
 
     @property
+    def has_silence(self) -> bool:
+        """True when nothing was said that `hear` has not taken."""
+        self._socket.setblocking(False)
+        try:
+            self.heard.append({"unasked": self._socket.recv(65536).decode()})
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
     def log(self) -> str:
         """What all servers of this folder wrote."""
         return (self._folder / "elemta.log").read_text()

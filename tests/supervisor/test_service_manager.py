@@ -66,9 +66,7 @@ def test_it_hears_nothing_of_ready_while_nobody_listens(manage: Manage) -> None:
         with manage({"listen_addr": f"127.0.0.1:{holder.getsockname()[1]}"}) as manager:
             manager.start()
             assert manager.wait() == 1
-            manager._socket.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                manager._socket.recv(1)
+            assert manager.has_silence, manager.heard
 
 
 def test_it_sees_signs_of_life_while_it_watches(manage: Manage) -> None:
@@ -158,6 +156,28 @@ def test_what_it_did_not_bind_is_bound_by_the_server(manage: Manage) -> None:
         assert places[0] == f"127.0.0.1:{port}"
         with Wire(int(places[1].rpartition(":")[2])) as client:
             assert client.reply().startswith(b"220 ")
+        manager.signal(SIGTERM)
+        assert manager.wait() == 0
+
+
+def test_an_authority_asks_at_its_socket(manage: Manage, tmp_path: Path) -> None:
+    sock, port = listening()
+    certificates = {
+        "enabled": True,
+        "http_addr": f"127.0.0.1:{port}",
+        "cache_dir": str(tmp_path / "certs"),
+        "directory_url": "https://127.0.0.1:1/nobody",
+    }
+    config = {
+        "listeners": [{"address": "127.0.0.1:0", "tls": "starttls"}],
+        "tls": {"enabled": True, "lets_encrypt": certificates},
+    }
+    with sock, manage(config, sock) as manager:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
+            client.sendall(b"GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: mx.example.com\r\n\r\n")
+            manager.start()
+            manager.hear("READY=1")
+            assert client.recv(1000).startswith(b"HTTP/1.1 404 ")
         manager.signal(SIGTERM)
         assert manager.wait() == 0
 
