@@ -182,6 +182,7 @@ class Chain:
                 with trio.CancelScope() as run.scope:
                     await self._ask_on(run)
                 if run.scope.cancelled_caught:
+                    _charge(run, run.hooks[run.place].member, trio.current_time())
                     run.take(self._failed(run, run.hooks[run.place], "took too long"))
         finally:
             self._runs.discard(run)
@@ -205,9 +206,7 @@ class Chain:
             answer = await self.ask_one(run, hook)
             run.due = run.stuck_at = inf
             now = trio.current_time()
-            took = now - run.started
-            member.seconds += took
-            costs.of(member.name).seconds += took
+            _charge(run, member, now)
             if answer is CONTINUE and not breaker.failures and not run.is_late:
                 run.place += 1
             else:
@@ -293,6 +292,13 @@ class Chain:
         if type(verdict) is not Continue:
             cost.verdict = _NAMES[type(verdict)]
             self._metrics.plugin_verdicts.labels(plugin=name, verdict=cost.verdict).inc()
+
+
+def _charge(run: _Run, member: Member, now: float) -> None:
+    """Put down what the call took that has just ended."""
+    took = now - run.started
+    member.seconds += took
+    run.subject.ledger.of(member.name).seconds += took
 
 
 @frozen

@@ -31,7 +31,7 @@ from elemta.plugins.chain import Member
 
 #: The group of entry points that packages offer plugins under.
 GROUP: Final = "elemta.plugins"
-#: How files in the folder begin that are no plugins: parts that plugins share, and their tests.
+#: How files in the folder begin that are no plugins: those that are put aside, and tests.
 NO_PLUGINS: Final = ("_", "test_", "conftest.")
 
 

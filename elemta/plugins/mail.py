@@ -262,6 +262,8 @@ class MailInHand:
             self._body,
             self._is_changed,
             self._sender,
+            self._is_readdressed,
+            self._taken,
             list(self._recipients),
             self._priority,
             self._route,
@@ -270,7 +272,8 @@ class MailInHand:
 
     def _restore(self, before: tuple[Any, ...]) -> None:
         self._headers, self._body, self._is_changed, self._sender = before[:4]
-        self._recipients, self._priority, self._route, self._annotations = before[4:]
+        self._is_readdressed, self._taken = before[4:6]
+        self._recipients, self._priority, self._route, self._annotations = before[6:]
 
     def _change(self, change: Change) -> None:
         match change:

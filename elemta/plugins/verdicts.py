@@ -14,6 +14,7 @@ from elemta.mail.address import Address
 from elemta.mail.envelope import Priority, Recipient
 from elemta.mail.headers import printable
 from elemta.mail.reply import Reply
+from elemta.smtp.grammar import parse_address
 
 #: Octets of one line of a mail without its CRLF, RFC 5322 §2.1.1.
 MAX_LINE_OCTETS = 998
@@ -36,11 +37,21 @@ _BROKEN = re.compile(rb"\r\n(?![ \t])|\r(?!\n)|(?<!\r)\n|\0")
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _LONG = re.compile(rb"[^\r\n]{%d}" % (MAX_LINE_OCTETS + 1))
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+#: RFC 3461 §4.2: a type, which is an atom of RFC 5322 §3.2.3, and an address.
+_ORIGINAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+;.+\Z")
 
 
 def _text(text: str) -> str:
-    """The text of a reply on one line, RFC 5321 §4.2: what came from elsewhere is made printable and short."""
-    return printable(str(text))[:MAX_TEXT_CHARACTERS]
+    """The text of a reply on one line of US-ASCII, RFC 5321 §4.2: what came from elsewhere is made printable and short.
+
+    RFC 6531 §3.7.4.2 lets other characters stand in replies to some commands only; a question mark stands for them.
+    """
+    return printable(str(text)).encode("ascii", "replace").decode()[:MAX_TEXT_CHARACTERS]
+
+
+def _reason(reason: str) -> str:
+    """The reason for a fate, on one line; never empty: a mail that is held has one."""
+    return printable(str(reason))[:MAX_TEXT_CHARACTERS] or "no reason given"
 
 
 def _field_name(name: str) -> str:
@@ -58,7 +69,36 @@ def _field_value(value: str | bytes) -> bytes:
     return octets
 
 
+def _an_address(address: object) -> Address:
+    if not isinstance(address, Address):
+        raise ValueError(f"{address!r:.80} is no Address")
+    return address
+
+
+def _address(given: object) -> Address:
+    """An address as a client could have said it: it goes into commands to other servers, and into reports."""
+    address = _an_address(given)
+    if parse_address(str(address)) != address:
+        raise ValueError(f"{address!r:.80} is not written as addresses are: make it with parse_address")
+    return address
+
+
+def _sender(address: object) -> Address | None:
+    return None if address is None else _address(address)
+
+
+def _recipient(recipient: object) -> Recipient:
+    if not isinstance(recipient, Recipient):
+        raise ValueError(f"{recipient!r:.80} is no Recipient")
+    _address(recipient.address)
+    original = recipient.original
+    if original is not None and (not _ORIGINAL.match(original) or printable(original) != original):
+        raise ValueError(f"{original!r:.80} is no original recipient: a type, a semicolon, an address")
+    return recipient
+
+
 def _body(octets: bytes) -> bytes:
+    octets = memoryview(octets).tobytes()  # what is checked is what stays, whoever holds the rest
     if _BARE.search(octets):
         raise ValueError("a body has a bare CR or LF: every line ends with CRLF")
     if _LONG.search(octets):
@@ -116,21 +156,21 @@ class ReplaceBody:
 class SetSender:
     """Another reverse-path; None for the null reverse-path."""
 
-    address: Address | None
+    address: Address | None = field(converter=_sender)
 
 
 @frozen
 class AddRecipient:
     """One recipient more. Nobody asks whether the client might have sent to it: the plugin did."""
 
-    recipient: Recipient
+    recipient: Recipient = field(converter=_recipient)
 
 
 @frozen
 class RemoveRecipient:
     """One recipient less. A mail without any is discarded."""
 
-    address: Address
+    address: Address = field(converter=_an_address)
 
 
 @frozen
@@ -244,7 +284,7 @@ class Defer:
 class Discard:
     """Answer 250 and throw the mail away; the reason is for the log."""
 
-    reason: str = field(converter=_text)
+    reason: str = field(converter=_reason)
     score: float = field(default=0.0, converter=_score)
 
 
@@ -252,7 +292,7 @@ class Discard:
 class Quarantine:
     """Take the mail, with these changes if any, and hold it in the queue until an operator decides."""
 
-    reason: str = field(converter=_text)
+    reason: str = field(converter=_reason)
     changes: tuple[Change, ...] = field(default=(), converter=_changes)
     score: float = field(default=0.0, converter=_score)
 

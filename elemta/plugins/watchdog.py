@@ -26,7 +26,7 @@ TOLD_FRAMES: Final = 5
 
 class Watchdog:
     """Beats with the loop, and watches the beats from a thread. `code` is that of the function that calls plugins; its
-    frame holds the plugin in `member`."""
+    frame holds the call in `hook`."""
 
     def __init__(self, code: CodeType, log: FilteringBoundLogger) -> None:
         self._code = code
