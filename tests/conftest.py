@@ -43,6 +43,10 @@ SUITE_OF_FOLDER = {
 SUITES = ("checks", "unit", "stores", "simulation", "peers", "bench", "campaign")  # the order of a run
 ON_DEMAND = frozenset({"bench", "campaign"})  # run only when named
 MEASURED = frozenset({"checks", "unit"})  # suites under branch coverage; the others would pay for it in time
+#: Files of peers in which nothing is measured: whichever process is free may run them.
+UNTIMED_PEERS = frozenset(
+    {"test_container.py", "test_haproxy.py", "test_milter.py", "test_scanners.py", "test_sending.py", "test_wheel.py"}
+)
 BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 600}
 
 PACKAGE_OF_PROGRAM = {
@@ -130,11 +134,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class OneProcessForPeers(LoadScopeScheduling):  # type: ignore[misc]  # ships no types
-    """How processes share a run (`-n 2`): a file is one's; so are all peers, which would find each other's load."""
+    """How processes share a run (`-n 2`): a file is one's; so are all peers that would find each other's load."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "peers" if suite_of(ROOT / file) == "peers" else file
+        together = suite_of(ROOT / file) == "peers" and Path(file).name not in UNTIMED_PEERS
+        return "peers" if together else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessForPeers:
