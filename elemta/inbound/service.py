@@ -267,6 +267,8 @@ class InboundService:
         more = {} if session.refused is None else {"refusals": session.refusals, "last": str(session.refused)}
         if session.tls is not None:
             more["tls"] = session.tls.version
+        if session.plugged is not None and (late := session.plugged.ledger.slow):
+            more["slow_plugins"] = late
         self._services.log.info(
             "session.ended",
             client=session.client,

@@ -54,6 +54,8 @@ RATE_GRACE_SECONDS = 30.0
 LARGE_RECEIVE_OCTETS = 2 * RECEIVE_OCTETS
 #: Seconds beyond the store's own deadline before the session gives up waiting for it.
 COMMIT_MARGIN_SECONDS = 10.0
+#: Seconds beyond the plugins' own deadlines before the session gives up waiting for them.
+PLUGIN_MARGIN_SECONDS = 10.0
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "the server is shutting down, try again later")
 TIMED_OUT = Reply(421, "4.4.2", "timed out waiting for you")
@@ -89,7 +91,6 @@ class Session:
         "_listener",
         "_login",
         "_origin",
-        "_plugged",
         "_scope",
         "_sending",
         "_services",
@@ -102,6 +103,7 @@ class Session:
         "due",
         "helo",
         "mails",
+        "plugged",
         "refusals",
         "refused",
         "started",
@@ -125,9 +127,9 @@ class Session:
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
         plugins = services.plugins
-        self._plugged = None if plugins is None else PluggedSession(plugins, services.runtime.ids.new_id(), self)
+        self.plugged = None if plugins is None else PluggedSession(plugins, services.runtime.ids.new_id(), self)
         login = services.login if listener.auth else None
-        self._login = None if login is None else Login(login, self._smtp, self._plugged)
+        self._login = None if login is None else Login(login, self._smtp, self.plugged)
         self._trusted = options.dev_mode or (listener.relay and options.may_relay(stream.peer.host))
         self._transaction: Transaction | None = None
         self._debug: DebugContext | None = None
@@ -179,8 +181,8 @@ class Session:
                 with trio.move_on_after(FAREWELL_SECONDS, shield=True):
                     await self._break_off()
             self.stream.abort()
-            if self._plugged is not None:
-                await self._plugged.end()
+            if self.plugged is not None:
+                await self.plugged.end()
 
     async def _break_off(self) -> None:
         if self.cause == "defect":
@@ -311,10 +313,10 @@ class Session:
 
     async def _refusal(self, stage: Stage) -> Reply | None:
         """Why plugins let the client not go on; None when they do."""
-        if self._plugged is None:
+        if self.plugged is None:
             return None
-        self.due = inf  # each plugin has a deadline of its own
-        refusal = await self._plugged.refusal(stage)
+        self._wait_for_plugins(stage)
+        refusal = await self.plugged.refusal(stage)
         if refusal is not None:
             self._count_refusal(refusal)
         return refusal
@@ -355,7 +357,7 @@ class Session:
         if refusal is None:
             transaction = self._begin_transaction(event)
             if transaction.plugged is not None:
-                self.due = inf
+                self._wait_for_plugins(Stage.MAIL_FROM)
                 refusal = await transaction.plugged.refusal(Stage.MAIL_FROM)
         if refusal is None:
             self._smtp.reply(policy.SENDER_OK)
@@ -390,15 +392,17 @@ class Session:
             origin = self._origin = Origin(self.client, self.helo, self._listener.name, user, protocol)
         host = self.stream.peer.host
         transaction = self._transaction = Transaction(self._services, event, origin, host, tls=self.tls)
-        if self._plugged is not None:
-            transaction.plugged = self._plugged.mail(transaction.id, event.reverse_path, event.size)
+        if self.plugged is not None:
+            transaction.plugged = self.plugged.mail(
+                transaction.id, event.reverse_path, declared_size=event.size, budget=self._services.budget
+            )
         return transaction
 
     async def _recipient(self, event: RcptTo) -> Reply:
         transaction = self._transaction
         assert transaction is not None
         if transaction.plugged is not None:
-            self.due = inf
+            self._wait_for_plugins(Stage.RCPT_TO)
         reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
         if reply.code != 250:
             self._count_refusal(reply)
@@ -418,9 +422,18 @@ class Session:
             self._wait_for_store()
             await transaction.add(data)
 
+    @property
+    def _store_seconds(self) -> float:
+        return self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
+
     def _wait_for_store(self) -> None:
         """Keep the client's deadline from ending a wait that is the store's, which has a deadline of its own."""
-        self._wait_at_most(self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS)
+        self._wait_at_most(self._store_seconds)
+
+    def _wait_for_plugins(self, *stages: Stage, beyond: float = PLUGIN_MARGIN_SECONDS) -> None:
+        """Nor one that is theirs: each has a deadline of its own. What they wait for with them may hang."""
+        assert self.plugged is not None
+        self._wait_at_most(self.plugged.seconds(*stages) + beyond)
 
     def _wait_at_most(self, seconds: float) -> None:
         self.due = max(self.due, trio.current_time() + seconds)
@@ -431,7 +444,8 @@ class Session:
         self._waiting = _ANSWER
         self._wait_for_store()
         if transaction.plugged is not None:
-            self.due = inf  # each plugin has a deadline of its own, and so has the store
+            # Behind them the store may have a changed mail to take.
+            self._wait_for_plugins(Stage.DATA_HEADERS, Stage.DATA_COMPLETE, beyond=2 * self._store_seconds)
         reply = await transaction.submit(event, self._listener, trusted=self.may_relay)
         self._finish(reply)
         if reply.code == 250:
@@ -440,6 +454,7 @@ class Session:
             await self._end_transaction()
         self._smtp.reply(reply)
         if transaction.plugged is not None and reply.code == 250:
+            self._wait_for_plugins(Stage.QUEUED)
             await transaction.plugged.queued(self._send)
 
     def _finish(self, reply: Reply) -> None:
@@ -465,8 +480,8 @@ class Session:
     def _count_refusal(self, reply: Reply) -> None:
         self.refusals += 1
         self.refused = reply
-        if self._plugged is not None and reply.is_permanent:
-            self._plugged.ledger.refusals += 1
+        if self.plugged is not None and reply.is_permanent:
+            self.plugged.ledger.refusals += 1
         self._services.metrics.messages_refused.labels(code=str(reply.code)).inc()
 
     async def _end_transaction(self) -> None:

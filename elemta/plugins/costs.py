@@ -35,7 +35,7 @@ class Ledger:
     Those of a mail begin with what its session cost so far.
     """
 
-    __slots__ = ("_before", "asked", "costs", "refusals", "score")
+    __slots__ = ("_before", "asked", "costs", "lost", "refusals", "score")
 
     def __init__(self, before: "Ledger | None" = None) -> None:
         #: The plugin that is being asked, or was last.
@@ -44,6 +44,8 @@ class Ledger:
         self.score: float = 0.0 if before is None else before.score
         #: Of a session: how often its client was refused for good.
         self.refusals = 0
+        #: Of a session: seconds that mails cost which were not taken.
+        self.lost: dict[str, float] = {}
         self._before = before
 
     def of(self, plugin: str) -> Cost:
@@ -54,6 +56,20 @@ class Ledger:
             cost = Cost() if known is None else Cost(known.seconds, known.verdict, known.changes, known.score)
             self.costs[plugin] = cost
         return cost
+
+    def lose(self, mail: "Ledger") -> None:
+        """A mail of this session was not taken: what it cost stands nowhere else."""
+        for name, cost in mail.costs.items():
+            own = self.costs[name].seconds if name in self.costs else 0.0
+            self.lost[name] = self.lost.get(name, 0.0) + cost.seconds - own
+
+    @property
+    def slow(self) -> dict[str, float]:
+        """Who delayed the session, with mails that were not taken, in seconds: for its log line."""
+        seconds = dict(self.lost)
+        for name, cost in self.costs.items():
+            seconds[name] = seconds.get(name, 0.0) + cost.seconds
+        return {name: round(each, 3) for name, each in seconds.items() if each >= SLOW_SECONDS}
 
     @property
     def all(self) -> Mapping[str, Cost]:
