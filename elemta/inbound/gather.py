@@ -101,6 +101,10 @@ class Gathering:
     async def abandon(self) -> None:
         """Throw everything away, the staged part too."""
         self._release()
+        await self.abandon_staged()
+
+    async def abandon_staged(self) -> None:
+        """Throw away what is staged; what is counted in memory stays counted."""
         if self._writer is not None:
             await self._writer.abandon()
             self._writer = None

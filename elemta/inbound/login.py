@@ -63,7 +63,7 @@ class Login:
     @property
     def wait_seconds(self) -> float:
         """How long `answer` may take at most."""
-        plugins = 0.0 if self._plugged is None else self._plugged.auth_seconds
+        plugins = 0.0 if self._plugged is None else self._plugged.seconds(Stage.AUTH)
         return self._authenticator.wait_seconds + LOGIN_MARGIN_SECONDS + plugins
 
     def offer(self, stream: Stream, tls: TlsFacts | None) -> None:

@@ -20,10 +20,13 @@ from elemta.plugins.costs import Ledger, kept, slow
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import COSTS_KEY, ROUTE_KEY, Change, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.runtime.budget import ByteBudget
 from elemta.tls.stream import TlsFacts
 
 #: Seconds that plugins have in all when a session has ended: nobody waits for them but the drain.
 GOODBYE_SECONDS: Final = 5.0
+#: RFC 3463 §3.4, mail system full: all mails together have more octets in memory than we give them.
+NO_ROOM: Final = Reply(452, "4.3.1", "too many large mails at once, try again later")
 
 
 @frozen
@@ -112,15 +115,18 @@ class PluggedSession:
             return refusal
         return evolve(refusal, code=421 if refusal.is_transient else 554)
 
-    @property
-    def auth_seconds(self) -> float:
-        """How long plugins may take about a user."""
-        return self._plugins.chain.seconds(Stage.AUTH)
+    def seconds(self, *stages: Stage) -> float:
+        """How long plugins may take at these stages together."""
+        return sum(map(self._plugins.chain.seconds, stages))
 
-    def mail(self, queue_id: str, sender: Address | None, declared_size: int | None) -> "PluggedMail":
-        """A mail begins."""
+    def mail(
+        self, queue_id: str, sender: Address | None, *, declared_size: int | None, budget: ByteBudget
+    ) -> "PluggedMail":
+        """A mail begins; `budget` has room for the bodies that plugins give it."""
         self._know()
-        return PluggedMail(self._plugins, queue_id, self.facts, sender, declared_size)
+        mail = PluggedMail(self._plugins, queue_id, self.facts, sender, declared_size)
+        mail.in_hand.budget = budget
+        return mail
 
     async def end(self) -> None:
         """The session is over."""
@@ -157,14 +163,23 @@ class PluggedMail:
         verdict = await self._chain.ask(stage, self.in_hand, self.in_hand, *more)
         if isinstance(verdict, Discard) or (isinstance(verdict, Quarantine) and self.fate is None):
             self.fate = verdict
-        return reply_of(verdict)
+        return NO_ROOM if self.in_hand.is_too_large_now else reply_of(verdict)
 
     async def queued(self, say: Callable[[], Awaitable[None]]) -> None:
         """The mail is durable; `say` tells the client, who need not wait for what plugins do about it."""
-        if self._chain.has(Stage.QUEUED):
+        try:
+            if self._chain.has(Stage.QUEUED):
+                await self._say_and_tell(say)
+        finally:
+            self.close()
+
+    async def _say_and_tell(self, say: Callable[[], Awaitable[None]]) -> None:
+        try:
             await say()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):  # the client is gone, the mail is not
             await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
-        self.close()
+            raise
+        await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -184,9 +199,15 @@ class PluggedMail:
             own[ROUTE_KEY] = self.in_hand.route
         return {**self.in_hand.annotations, **own}
 
+    def abandon(self) -> None:
+        """The mail was not taken: it has no log line of its own, what it cost goes to its session's."""
+        self.in_hand.session.ledger.lose(self.in_hand.ledger)
+        self.close()
+
     def close(self) -> None:
-        """End its tasks."""
+        """End its tasks, and give back what it took."""
         self._tasks.close()
+        self.in_hand.release()
 
 
 def reply_of(verdict: Verdict) -> Reply | None:

@@ -34,6 +34,8 @@ from elemta.tls.stream import TlsFacts
 
 FULL = Reply(452, "4.3.1", "the queue is full, try again later")
 UNAVAILABLE = Reply(451, "4.3.0", "the mail could not be stored now, try again later")
+#: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
+HELD = "a filter gave no reason"
 LOOPING = Reply(554, "5.4.6", "too many Received fields: this mail is going round in a loop")
 
 
@@ -202,7 +204,7 @@ class Transaction:
             return await self._thrown_away(plugged)
         if in_hand.is_changed:
             mail = await rewritten(self._services.queue, mail, in_hand)
-            await self.content.abandon()  # what a plugin changed replaces it
+            await self.content.abandon_staged()  # what a plugin changed replaces it, in memory as well
         return mail
 
     def _submission(self, mail: Octets, priority: Priority) -> Submission:
@@ -219,7 +221,7 @@ class Transaction:
             content=mail.content,
             priority=priority if in_hand.priority is None else in_hand.priority,
             origin=self._origin,
-            held=held.reason if isinstance(held, Quarantine) else "",
+            held=(held.reason or HELD) if isinstance(held, Quarantine) else "",
             route=in_hand.route,
             annotations=plugged.annotations,
         )
@@ -261,5 +263,5 @@ class Transaction:
     async def abandon(self) -> None:
         """Forget the mail: nothing of it was acknowledged."""
         if self.plugged is not None:
-            self.plugged.close()
+            self.plugged.abandon()
         await self.content.abandon()

@@ -36,6 +36,8 @@ STUCK_SECONDS: Final = 10.0
 BLOCKING_THREADS: Final = 4
 #: Characters of an error in the log.
 _ERROR_CHARACTERS: Final = 500
+#: Seconds between two log lines about failures of one plugin: who can make it fail must not fill the log.
+FAILURE_LOG_SECONDS: Final = 10.0
 
 _NOT_NOW = Defer("a filter of this server fails, try again later", 451, "4.3.0")
 _NOT_EVER = Reject("a filter of this server fails, and nothing passes without it", 550, "5.3.0")
@@ -86,6 +88,9 @@ class Member:
     breaker: Breaker = field(factory=Breaker)
     #: What its calls took in all.
     seconds: float = 0.0
+    #: Until when its failures are counted and not told, on Trio's clock; how many were not.
+    told_until: float = 0.0
+    untold: int = 0
 
 
 @frozen(eq=False)
@@ -131,6 +136,7 @@ class Chain:
         self._log = log
         self._metrics = metrics
         self._hooks = {stage: tuple(_hooks(self.members, stage)) for stage in Stage}
+        self._seconds = {stage: sum(one.member.deadline for one in hooks) for stage, hooks in self._hooks.items()}
         self._runs: set[_Run] = set()
         metrics.registry.register(_Seconds(self.members))
         self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
@@ -141,7 +147,7 @@ class Chain:
 
     def seconds(self, stage: Stage) -> float:
         """How long the plugins of a stage may take together."""
-        return sum(hook.member.deadline for hook in self._hooks[stage])
+        return self._seconds[stage]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the deadlines until cancelled."""
@@ -240,7 +246,7 @@ class Chain:
         if allowed is None:
             answer = CONTINUE
         elif type(answer) not in allowed:
-            return self._failed(run, hook, f"answered {answer!r:.80}")
+            return self._failed(run, hook, f"answered {_words(answer)}")
         verdict: Verdict = answer  # type: ignore[assignment]  # its type was looked up
         changes = verdict.changes if isinstance(verdict, Continue | Quarantine) else ()
         if changes:
@@ -268,16 +274,22 @@ class Chain:
         cost = run.subject.ledger.of(member.name)
         cost.verdict = f"failed: {how}"
         self._metrics.plugin_failures.labels(plugin=member.name).inc()
-        self._log.error(
-            "plugin.failed",
-            plugin=member.name,
-            stage=hook.stage.value,
-            how=how,
-            error="" if error is None else f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS],
-            policy=member.on_error.value,
-            seconds=round(now - run.started, 3),
-            exc_info=None if isinstance(error, PluginFailed) else error,
-        )
+        if now >= member.told_until:
+            member.told_until = now + FAILURE_LOG_SECONDS
+            untold, member.untold = member.untold, 0
+            self._log.error(
+                "plugin.failed",
+                plugin=member.name,
+                stage=hook.stage.value,
+                how=how,
+                error="" if error is None else f"{type(error).__name__}: {_words(error)}"[:_ERROR_CHARACTERS],
+                policy=member.on_error.value,
+                seconds=round(now - run.started, 3),
+                **({"untold": untold} if untold else {}),
+                exc_info=None if isinstance(error, PluginFailed) else error,
+            )
+        else:
+            member.untold += 1
         if member.breaker.failed(now):
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
@@ -292,6 +304,14 @@ class Chain:
         if type(verdict) is not Continue:
             cost.verdict = _NAMES[type(verdict)]
             self._metrics.plugin_verdicts.labels(plugin=name, verdict=cost.verdict).inc()
+
+
+def _words(thing: object) -> str:
+    """What a plugin raised or answered, in words of its own if it has any."""
+    try:
+        return str(thing) if isinstance(thing, BaseException) else f"{thing!r:.80}"
+    except (Exception, SystemExit, GeneratorExit):  # its words are a plugin's code
+        return f"something without words ({type(thing).__name__})"
 
 
 def _charge(run: _Run, member: Member, now: float) -> None:

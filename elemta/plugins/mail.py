@@ -33,6 +33,7 @@ from elemta.plugins.verdicts import (
     SetRoute,
     SetSender,
 )
+from elemta.runtime.budget import ByteBudget
 
 #: Annotations that plugins may give one mail.
 MAX_ANNOTATIONS: Final = 50
@@ -82,6 +83,7 @@ class MailInHand:
         "_block",
         "_body",
         "_body_at",
+        "_charged",
         "_content",
         "_declared_size",
         "_headers",
@@ -99,6 +101,8 @@ class MailInHand:
         "_size",
         "_spawn",
         "_taken",
+        "budget",
+        "is_too_large_now",
         "ledger",
     )
 
@@ -119,6 +123,11 @@ class MailInHand:
         self._declared_size = declared_size
         self._routes = routes
         self._spawn = spawn
+        #: Has room for the bodies that plugins give; None for no bound but the mail's own.
+        self.budget: ByteBudget | None = None
+        self._charged = 0
+        #: Whether a body that a plugin gave had no room in memory: the server's trouble, not the plugin's.
+        self.is_too_large_now = False
         self._recipients: list[Recipient] = []
         self._block = b""
         self._headers: HeaderFields | None = _NO_FIELDS
@@ -240,6 +249,12 @@ class MailInHand:
         """Whether the envelope is not what the client said."""
         return self._is_readdressed
 
+    def release(self) -> None:
+        """Give back the room that bodies took: the mail is queued or refused."""
+        if self.budget is not None:
+            self.budget.give_back(self._charged)
+        self._charged = 0
+
     # ---- changes -------------------------------------------------------------------------------------
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -278,6 +293,8 @@ class MailInHand:
     def _change(self, change: Change) -> None:
         match change:
             case AddHeader() | ReplaceHeader() | RemoveHeader():
+                if self._headers is _NO_FIELDS:
+                    raise ValueError("there is no header yet: it can be changed from on_data_headers on")
                 self._headers = _edited(self.headers, change)
                 self._is_changed = True
             case ReplaceBody(octets):
@@ -306,6 +323,10 @@ class MailInHand:
         self._taken += len(octets)
         if self._taken > MAX_BODY_OCTETS:
             raise ValueError(f"bodies of more than {MAX_BODY_OCTETS} octets in all")
+        if self.budget is not None and not self.budget.take(len(octets)):
+            self.is_too_large_now = True
+            return
+        self._charged += len(octets)
         self._body = octets
         self._is_changed = True
 

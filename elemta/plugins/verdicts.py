@@ -14,7 +14,7 @@ from elemta.mail.address import Address
 from elemta.mail.envelope import Priority, Recipient
 from elemta.mail.headers import printable
 from elemta.mail.reply import Reply
-from elemta.smtp.grammar import parse_address
+from elemta.smtp.grammar import AddressError, parse_address
 
 #: Octets of one line of a mail without its CRLF, RFC 5322 §2.1.1.
 MAX_LINE_OCTETS = 998
@@ -50,8 +50,8 @@ def _text(text: str) -> str:
 
 
 def _reason(reason: str) -> str:
-    """The reason for a fate, on one line; never empty: a mail that is held has one."""
-    return printable(str(reason))[:MAX_TEXT_CHARACTERS] or "no reason given"
+    """The reason for a fate, on one line."""
+    return printable(str(reason))[:MAX_TEXT_CHARACTERS]
 
 
 def _field_name(name: str) -> str:
@@ -78,7 +78,11 @@ def _an_address(address: object) -> Address:
 def _address(given: object) -> Address:
     """An address as a client could have said it: it goes into commands to other servers, and into reports."""
     address = _an_address(given)
-    if parse_address(str(address)) != address:
+    try:
+        is_sound = parse_address(str(address)) == address
+    except AddressError as error:
+        raise ValueError(f"{address!r:.80} is no address: {error}") from None
+    if not is_sound:
         raise ValueError(f"{address!r:.80} is not written as addresses are: make it with parse_address")
     return address
 

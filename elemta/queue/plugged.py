@@ -19,6 +19,9 @@ from elemta.plugins.verdicts import Change, Defer, Quarantine, Reject
 from elemta.queue.content import StoredContent
 from elemta.storage.records import QueuedMail
 
+#: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
+NO_REASON = "a filter gave no reason"
+
 
 @frozen
 class Held:
@@ -79,7 +82,7 @@ class PluggedAttempt:
             case Defer():
                 return (Deferred(verdict.reply),) * recipients
             case Quarantine(reason):
-                return Held(reason)
+                return Held(reason or NO_REASON)
             case _:
                 return None
 
