@@ -26,6 +26,17 @@ class HeaderFields:
         self._lines = tuple(lines)
         self._names = tuple(_name(line) for line in self._lines)
 
+    def _changed(self, first: int, behind: int, *line: bytes) -> "HeaderFields":
+        """With `line`, or nothing, in place of the fields from `first` to before `behind`.
+
+        Names are not looked for again: a plugin may ask for thousands of changes at once, of a header of thousands of
+        fields.
+        """
+        changed = HeaderFields()
+        changed._lines = (*self._lines[:first], *line, *self._lines[behind:])
+        changed._names = (*self._names[:first], *map(_name, line), *self._names[behind:])
+        return changed
+
     @classmethod
     def parse(cls, block: bytes) -> Self:
         """Take a header block apart: octets before the first empty line, the last field's CRLF included."""
@@ -70,7 +81,7 @@ class HeaderFields:
         if len(self._lines) >= MAX_HEADER_FIELDS:
             raise ValueError(f"the header has {len(self._lines)} fields already, no more may be added")
         place = len(self._lines) if at is None else max(0, min(at, len(self._lines)))
-        return HeaderFields((*self._lines[:place], _line(name, value), *self._lines[place:]))
+        return self._changed(place, place, _line(name, value))
 
     def replaced(self, name: str, value: bytes, occurrence: int) -> "HeaderFields":
         """The field of the name with another value; added behind all where there is none of that number."""
@@ -78,13 +89,16 @@ class HeaderFields:
         if not 1 <= occurrence <= len(places):
             return self.added(name, value, None)
         place = places[occurrence - 1]
-        return HeaderFields((*self._lines[:place], _line(name, value), *self._lines[place + 1 :]))
+        return self._changed(place, place + 1, _line(name, value))
 
     def removed(self, name: str, occurrence: int | None) -> "HeaderFields":
         """Without the fields of the name, or the one of that number."""
         places = self._places(name)
-        gone = set(places if occurrence is None else places[occurrence - 1 : occurrence] if occurrence > 0 else ())
-        return HeaderFields([line for place, line in enumerate(self._lines) if place not in gone])
+        gone = places if occurrence is None else places[occurrence - 1 : occurrence] if occurrence > 0 else ()
+        changed = self
+        for place in reversed(gone):
+            changed = changed._changed(place, place + 1)
+        return changed
 
 
 def _name(line: bytes) -> bytes:
