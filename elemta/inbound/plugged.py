@@ -21,6 +21,7 @@ from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import COSTS_KEY, ROUTE_KEY, Change, Defer, Discard, Quarantine, Reject, Verdict
 from elemta.runtime.budget import ByteBudget
+from elemta.smtp.events import MailFrom
 from elemta.tls.stream import TlsFacts
 
 #: Seconds that plugins have in all when a session has ended: nobody waits for them but the drain.
@@ -119,12 +120,10 @@ class PluggedSession:
         """How long plugins may take at these stages together."""
         return sum(map(self._plugins.chain.seconds, stages))
 
-    def mail(
-        self, queue_id: str, sender: Address | None, *, declared_size: int | None, budget: ByteBudget
-    ) -> "PluggedMail":
+    def mail(self, queue_id: str, start: MailFrom, *, budget: ByteBudget) -> "PluggedMail":
         """A mail begins; `budget` has room for the bodies that plugins give it."""
         self._know()
-        mail = PluggedMail(self._plugins, queue_id, self.facts, sender, declared_size)
+        mail = PluggedMail(self._plugins, queue_id, self.facts, start.reverse_path, start.size)
         mail.in_hand.budget = budget
         return mail
 
@@ -174,12 +173,14 @@ class PluggedMail:
             self.close()
 
     async def _say_and_tell(self, say: Callable[[], Awaitable[None]]) -> None:
+        lost: Exception | None = None
         try:
             await say()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):  # the client is gone, the mail is not
-            await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
-            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            lost = error  # the client is gone, the mail is not
         await self._chain.tell(Stage.QUEUED, self.in_hand, self.in_hand)
+        if lost is not None:
+            raise lost
 
     @property
     def facts(self) -> dict[str, object]:

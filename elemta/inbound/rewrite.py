@@ -5,7 +5,9 @@ is thrown away.
 """
 
 from hashlib import sha256
+from typing import Final
 
+import trio
 from attrs import evolve, frozen
 
 from elemta.inbound.base import Queue
@@ -13,6 +15,9 @@ from elemta.plugins.content import Reader
 from elemta.plugins.mail import MailInHand
 from elemta.storage.base import ContentMissing, ContentWriter, StoreUnavailable
 from elemta.storage.records import INLINE_CONTENT_OCTETS, PIECE_OCTETS, ContentRef
+
+#: Seconds to throw away what was staged, also where the session was ended in the middle.
+ABANDON_SECONDS: Final = 5.0
 
 
 @frozen
@@ -45,7 +50,8 @@ async def rewritten(queue: Queue, octets: Octets, mail: MailInHand) -> Octets:
         return await _written(octets, mail, writer)
     except BaseException:
         if writer is not None:
-            await writer.abandon()
+            with trio.move_on_after(ABANDON_SECONDS, shield=True):
+                await writer.abandon()
         raise
 
 

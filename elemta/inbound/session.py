@@ -54,8 +54,6 @@ RATE_GRACE_SECONDS = 30.0
 LARGE_RECEIVE_OCTETS = 2 * RECEIVE_OCTETS
 #: Seconds beyond the store's own deadline before the session gives up waiting for it.
 COMMIT_MARGIN_SECONDS = 10.0
-#: Seconds beyond the plugins' own deadlines before the session gives up waiting for them.
-PLUGIN_MARGIN_SECONDS = 10.0
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "the server is shutting down, try again later")
 TIMED_OUT = Reply(421, "4.4.2", "timed out waiting for you")
@@ -315,7 +313,7 @@ class Session:
         """Why plugins let the client not go on; None when they do."""
         if self.plugged is None:
             return None
-        self._wait_for_plugins(stage)
+        self._wait_for_others(stage)
         refusal = await self.plugged.refusal(stage)
         if refusal is not None:
             self._count_refusal(refusal)
@@ -357,7 +355,7 @@ class Session:
         if refusal is None:
             transaction = self._begin_transaction(event)
             if transaction.plugged is not None:
-                self._wait_for_plugins(Stage.MAIL_FROM)
+                self._wait_for_others(Stage.MAIL_FROM)
                 refusal = await transaction.plugged.refusal(Stage.MAIL_FROM)
         if refusal is None:
             self._smtp.reply(policy.SENDER_OK)
@@ -393,16 +391,14 @@ class Session:
         host = self.stream.peer.host
         transaction = self._transaction = Transaction(self._services, event, origin, host, tls=self.tls)
         if self.plugged is not None:
-            transaction.plugged = self.plugged.mail(
-                transaction.id, event.reverse_path, declared_size=event.size, budget=self._services.budget
-            )
+            transaction.plugged = self.plugged.mail(transaction.id, event, budget=self._services.budget)
         return transaction
 
     async def _recipient(self, event: RcptTo) -> Reply:
         transaction = self._transaction
         assert transaction is not None
         if transaction.plugged is not None:
-            self._wait_for_plugins(Stage.RCPT_TO)
+            self._wait_for_others(Stage.RCPT_TO)
         reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
         if reply.code != 250:
             self._count_refusal(reply)
@@ -419,21 +415,16 @@ class Session:
         self._content_octets += len(data)
         transaction = self._transaction
         if transaction is not None and not transaction.content.add_in_memory(data):
-            self._wait_for_store()
+            self._wait_for_others()
             await transaction.add(data)
 
-    @property
-    def _store_seconds(self) -> float:
-        return self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
-
-    def _wait_for_store(self) -> None:
-        """Keep the client's deadline from ending a wait that is the store's, which has a deadline of its own."""
-        self._wait_at_most(self._store_seconds)
-
-    def _wait_for_plugins(self, *stages: Stage, beyond: float = PLUGIN_MARGIN_SECONDS) -> None:
-        """Nor one that is theirs: each has a deadline of its own. What they wait for with them may hang."""
-        assert self.plugged is not None
-        self._wait_at_most(self.plugged.seconds(*stages) + beyond)
+    def _wait_for_others(self, *stages: Stage) -> None:
+        """Keep the client's deadline from ending a wait that is the store's, or the plugins' at these stages: they have
+        deadlines of their own. What plugins change the store has to take once more."""
+        seconds = self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
+        if stages and self.plugged is not None:
+            seconds += seconds + self.plugged.seconds(*stages)
+        self._wait_at_most(seconds)
 
     def _wait_at_most(self, seconds: float) -> None:
         self.due = max(self.due, trio.current_time() + seconds)
@@ -442,10 +433,7 @@ class Session:
         transaction = self._transaction
         assert transaction is not None
         self._waiting = _ANSWER
-        self._wait_for_store()
-        if transaction.plugged is not None:
-            # Behind them the store may have a changed mail to take.
-            self._wait_for_plugins(Stage.DATA_HEADERS, Stage.DATA_COMPLETE, beyond=2 * self._store_seconds)
+        self._wait_for_others(Stage.DATA_HEADERS, Stage.DATA_COMPLETE)
         reply = await transaction.submit(event, self._listener, trusted=self.may_relay)
         self._finish(reply)
         if reply.code == 250:
@@ -454,7 +442,7 @@ class Session:
             await self._end_transaction()
         self._smtp.reply(reply)
         if transaction.plugged is not None and reply.code == 250:
-            self._wait_for_plugins(Stage.QUEUED)
+            self._wait_for_others(Stage.QUEUED)
             await transaction.plugged.queued(self._send)
 
     def _finish(self, reply: Reply) -> None:

@@ -22,6 +22,7 @@ from elemta.plugins.api import (
     SetSender,
     Verdict,
 )
+from elemta.storage.records import ContentRef
 from tests.inbound.test_plugged import MAIL, deliver, serving
 
 
@@ -291,3 +292,23 @@ async def test_a_mail_may_not_grow_by_bodies_beyond_the_budget(autojump_clock: o
         assert sorted(heard) == ["250", "250", "452", "452", "452"]
         assert most > 900_000
         assert world.budget.taken == 0
+
+
+async def test_what_was_staged_is_thrown_away_where_a_session_is_cut_in_the_middle(autojump_clock: object) -> None:
+    async with serving(doing(Continue([AddHeader("X", "1")]))) as (world, _):
+        read = world.queue.read
+
+        async def hanging(ref: ContentRef, offset: int, limit: int) -> bytes:
+            await trio.sleep_forever()
+            return await read(ref, offset, limit)
+
+        world.queue.read = hanging  # type: ignore[method-assign]  # the disk hangs
+        client = world.connect()
+        await client.begin()
+        await client.say("DATA")
+        await client.stream.send_all(b"Subject: x\r\n\r\n" + b"0123456789\r\n" * 20_000 + b".\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        original, changed = world.queue.staged
+        await world.service.drain(1)
+        assert (original.abandoned, changed.abandoned) == (True, True)
+        assert not world.queue.submitted
