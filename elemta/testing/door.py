@@ -35,6 +35,8 @@ SERVER: Final = "192.0.2.25"
 BUDGET_OCTETS: Final = 64 * 1024 * 1024
 #: Seconds that the session may take to end when its client is gone: virtual ones.
 _END_SECONDS: Final = 3600.0
+#: RFC 5321 §4.1.1.4.
+_CONTENT_END: Final = b"\r\n.\r\n"
 
 _OPTIONS: Final = InboundOptions(
     hostname=HOSTNAME,
@@ -128,15 +130,18 @@ async def talk(
 async def _say(stream: Stream, said: Sequence[bytes]) -> list[str]:
     replies = Replies(stream)
     heard = [await replies.next()]
-    for line in said:
-        if not heard[-1]:
-            break
+    for lines in said:
+        is_content = heard[-1].startswith("354")
+        if lines.endswith(_CONTENT_END) and not is_content:
+            continue  # DATA was refused: nobody waits for content
         try:
-            await stream.send_all(line)
+            await stream.send_all(lines)
         except trio.BrokenResourceError:
             heard.append("")
-            break
-        heard.append(await replies.next())
+        for _ in range(1 if is_content else lines.count(b"\r\n")):
+            if not heard[-1]:
+                return heard
+            heard.append(await replies.next())
     return heard
 
 

@@ -166,14 +166,20 @@ class PluginBench:
             says = f"the plugin {entry['plugin']} {entry.get('how', 'raised in a task')}{where}: {entry['error']}"
             raise PluginBroken(says) from (error if isinstance(error, BaseException) else None)
 
+    def forgive(self) -> None:
+        """Forget the failures so far: the test has seen what it wanted to see."""
+        self._capture.entries.clear()
+
     # ---- dialogues -----------------------------------------------------------------------------------
 
     async def dialogue(self, *lines: str | bytes, client: str = "192.0.2.1") -> list[str]:
         """Say these lines to a server with the plugin; the replies, the greeting first.
 
-        The next line is sent when the reply is there. Lines of one reply are joined by newlines; the end of the
-        connection is "", and nothing is said after it. A mail's content is one "line" that ends with a dot on its own.
-        `client` may relay to every domain when it is 127.0.0.1, others may send to example.com. Raises `PluginBroken`.
+        The next one is sent when the reply is there. Lines of one reply are joined by newlines; the end of the
+        connection is "", and nothing is said after it. A mail's content is one argument, which ends with a dot on a
+        line of its own; it is left out where DATA was refused. Other arguments of many lines are sent at once, and
+        each line has its reply. `client` may relay to every domain when it is 127.0.0.1, others may send to
+        example.com. Raises `PluginBroken`.
         """
         queue = KeptMails()
         said = [_NEWLINE.sub(b"\r\n", one.encode() if isinstance(one, str) else one) + b"\r\n" for one in lines]

@@ -1,4 +1,7 @@
-"""What tests of plugins share: a chain of given plugins, its log, a subject that takes changes."""
+"""What tests of the chain share: plugins that no loader would take, its log, a subject that takes changes.
+
+Tests of one plugin use `elemta.testing.plugins`.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,15 +12,15 @@ import trio
 from structlog.testing import LogCapture
 
 from elemta.mail.address import Address
-from elemta.net.base import Endpoint
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import OnError, Plugin
 from elemta.plugins.chain import Chain, Member
-from elemta.plugins.mail import MailInHand, SessionFacts
+from elemta.plugins.mail import MailInHand
 from elemta.plugins.tasks import TaskKeeper
 from elemta.runtime.threads import InlineThreads, Threads
+from elemta.testing.plugins import SESSION
 
-SESSION = SessionFacts("s1", Endpoint("192.0.2.1", 4711), Endpoint("192.0.2.25", 25), "smtp", helo="client.example")
+__all__ = ["SESSION", "Bench", "PlainHost", "a_mail", "chain_of"]
 
 
 class PlainHost:
