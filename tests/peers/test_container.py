@@ -4,6 +4,7 @@ import json
 import os
 import smtplib
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,17 +46,19 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     """An engine whose one image is built; everything is forgotten with it."""
     if os.geteuid() != 0:
         (pytest.fail if UNDER_CI else pytest.skip)("needs root")
-    engine = Engine(tmp_path_factory.mktemp("containers"))
-    try:
-        make_base(engine, BASE)
-        build(engine, ROOT, base=BASE, name=IMAGE)
-        yield engine
-    finally:
-        engine.remove_all()
+    # Podman takes no run folder of more than 50 characters, which pytest's own may have.
+    with tempfile.TemporaryDirectory(prefix="elemta-", ignore_cleanup_errors=True) as folder:
+        engine = Engine(Path(folder))
+        try:
+            make_base(engine, BASE)
+            build(engine, ROOT, base=BASE, name=IMAGE)
+            yield engine
+        finally:
+            engine.remove_all()
 
 
 Configure = Callable[..., tuple[str, ...]]

@@ -550,7 +550,7 @@ async def test_a_settle_that_the_store_refuses_becomes_a_held_mail(world: World,
 async def test_a_settlement_that_cannot_be_made_becomes_a_held_mail(world: World, autojump_clock: Clock) -> None:
     routes = world.delivery.destination
 
-    def no_route_back(to: Address) -> str:
+    def no_route_back(to: Address, route: str = "") -> str:
         if to.domain == "source.example":
             raise LookupError("a defect in routing")
         return routes(to)
