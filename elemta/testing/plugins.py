@@ -35,7 +35,6 @@ from elemta.plugins.loader import Found, Wanted, load_plugins
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.queue.submission import Submission
-from elemta.runtime.threads import InlineThreads
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import VirtualClock, chance_of
 from elemta.simulation.network import VirtualNetwork
@@ -45,6 +44,7 @@ from elemta.simulation.scenario import SENDER_ADDRESS, SENDER_DOMAIN, Scenario, 
 from elemta.smtp.grammar import parse_address
 from elemta.storage.keyvalue_memory import MemoryKeyValue
 from elemta.testing.door import HOSTNAME, SERVER, KeptMails, talk
+from elemta.testing.threads import PatientThreads
 
 #: The session of a mail that no test has given one. Addresses are those of documentation, RFC 5737 §3.
 SESSION: Final = SessionFacts(
@@ -98,7 +98,7 @@ class PluginBench:
             clock=self.clock,
             network=self.network.host(SERVER),
             resolver=ScriptedResolver(names, chance_of(0, "resolver")),
-            threads=InlineThreads(),
+            threads=PatientThreads(),
             keeper=self.keeper,
             shared_of=MemoryKeyValue(self.clock).of,
             routes=ROUTES,

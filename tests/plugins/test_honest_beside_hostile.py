@@ -2,7 +2,6 @@
 
 import statistics
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import ceil
@@ -150,7 +149,7 @@ class HangingInThreads(Plugin):
         if mail.headers.text("Subject") == "hostile":
             self.let_go.wait(60)
         else:
-            time.sleep(0.005)
+            self.let_go.wait(0.005)
         return CONTINUE
 
 

@@ -1,7 +1,7 @@
 """A plugin that blocks the event loop is named, on the real clock; what blocks it otherwise is not."""
 
+import select
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +18,7 @@ BLOCKING_SECONDS = 2.0
 
 
 def hold() -> None:
-    time.sleep(BLOCKING_SECONDS)  # the call that is to be told of
+    select.select([], [], [], BLOCKING_SECONDS)  # the call that is to be told of
 
 
 class Blocking(Plugin):

@@ -1,7 +1,8 @@
 """The bench that authors of plugins test on: mails, dialogues, worlds."""
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 import trio
@@ -289,6 +290,39 @@ async def test_what_it_logs_can_be_read(plugin_bench: MakeBench) -> None:
     async with plugin_bench(Logging) as bench:
         (told,) = bench.events("hello")
     assert (told["plugin"], told["number"]) == ("logging", 1)
+
+
+class Blocking(Plugin):
+    """Takes real time, asks Trio for what it needs, or hangs until it is let go."""
+
+    blocking = True
+    let_go: ClassVar[threading.Event]
+
+    def on_data_complete(self, mail: Mail) -> Verdict:  # type: ignore[override]  # blocking
+        start = trio.from_thread.run(mail.content.read, 0, 14)
+        threading.Event().wait(0.05)
+        if start == b"Subject: hangs":
+            self.let_go.wait(60)
+        return Reject(start.decode())
+
+
+async def test_a_blocking_plugin_may_ask_trio(plugin_bench: MakeBench) -> None:
+    async with plugin_bench(Blocking, deadline=1000) as bench:
+        answer = await bench.mail(MAIL)
+    assert answer.verdict == Reject("Subject: hello")
+    assert trio.current_time() < 1000, "the clock has waited for the thread"
+
+
+@pytest.mark.slow
+async def test_a_blocking_plugin_that_hangs_is_left_to_itself(plugin_bench: MakeBench) -> None:
+    Blocking.let_go = threading.Event()
+    try:
+        async with plugin_bench(Blocking, deadline=20, on_error=OnError.DEFER) as bench:
+            answer = await bench.mail(b"Subject: hangs\n\n")
+        assert isinstance(answer.verdict, Defer)
+        assert 20 <= answer.cost.seconds < 21
+    finally:
+        Blocking.let_go.set()
 
 
 # ---- dialogues -----------------------------------------------------------------------------------
