@@ -87,6 +87,9 @@ DEADLINE_SECONDS = 30.0
 class Stage(enum.Enum):
     """When a plugin is asked; the value is the method's name behind `on_`."""
 
+    #: Members are their own only equals; the hash of an `Enum` is a call of Python.
+    __hash__ = object.__hash__
+
     #: A client has connected; before the greeting.
     CONNECT = "connect"
     #: HELO or EHLO; again after STARTTLS.

@@ -10,7 +10,9 @@ cancellation keeps its own session, and nothing else, until it ends by itself; t
 Failures raised: none of a plugin's; cancellation passes.
 """
 
+import dis
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from inspect import iscoroutinefunction
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -60,6 +62,8 @@ VERDICTS: Final[Mapping[Stage, frozenset[type]]] = {
     Stage.DATA_COMPLETE: _MAIL_VERDICTS,
     Stage.PRE_DELIVERY: frozenset({Continue, Reject, Defer, Quarantine}),
 }
+#: Instructions of coroutines that may suspend them.
+_WAITING: Final = frozenset({"GET_AWAITABLE", "GET_ANEXT", "SEND", "YIELD_VALUE", "YIELD_FROM"})
 _NAMES: Final[Mapping[type, str]] = {one: one.__name__.lower() for one in _MAIL_VERDICTS}
 
 
@@ -98,6 +102,8 @@ class _Hook:
     member: Member
     stage: Stage
     call: Callable[..., Awaitable[object]]
+    #: It runs to its end at once: it needs no cancel scope, which would cost more than most such hooks do.
+    never_waits: bool = False
 
 
 class _Run:
@@ -136,6 +142,7 @@ class Chain:
         self._log = log
         self._metrics = metrics
         self._hooks = {stage: tuple(_hooks(self.members, stage)) for stage in Stage}
+        self._never_waits = {stage: all(hook.never_waits for hook in hooks) for stage, hooks in self._hooks.items()}
         self._seconds = {stage: sum(one.member.deadline for one in hooks) for stage, hooks in self._hooks.items()}
         self._runs: set[_Run] = set()
         metrics.registry.register(_Seconds(self.members))
@@ -144,6 +151,10 @@ class Chain:
     def has(self, stage: Stage) -> bool:
         """Whether any plugin wants to be asked there: otherwise nothing need be prepared for it."""
         return bool(self._hooks[stage])
+
+    def never_waits(self, stage: Stage) -> bool:
+        """Whether all of a stage's hooks run to their end at once."""
+        return self._never_waits[stage]
 
     def seconds(self, stage: Stage) -> float:
         """How long the plugins of a stage may take together."""
@@ -180,7 +191,11 @@ class Chain:
 
         Behind a `Quarantine` the others are asked all the same: one may refuse what another would only hold.
         """
-        run = _Run(self._hooks[stage], subject, arguments)
+        hooks = self._hooks[stage]
+        run = _Run(hooks, subject, arguments)
+        if self._never_waits[stage]:
+            await self._ask_on(run)  # nothing in it could be cancelled, or be late but by blocking the loop
+            return run.verdict
         self._runs.add(run)
         try:
             while run.place < len(run.hooks):
@@ -196,7 +211,7 @@ class Chain:
 
     async def _ask_on(self, run: _Run) -> None:
         """Ask those that are left, until one overruns. What goes on without a word costs as little as can be."""
-        hooks, costs = run.hooks, run.subject.ledger
+        hooks, ledger = run.hooks, run.subject.ledger
         now = trio.current_time()
         while run.place < len(hooks) and not run.is_late:
             hook = hooks[run.place]
@@ -205,10 +220,11 @@ class Chain:
             if breaker.failures and not breaker.allows(now):
                 run.take(self._spared(run, hook))
                 continue
-            costs.asked = member.name
+            ledger.asked = member.name
             run.started = now
-            run.due = due = now + member.deadline
-            self._watch.note(due)
+            if not hook.never_waits:
+                run.due = due = now + member.deadline
+                self._watch.note(due)
             answer = await self.ask_one(run, hook)
             run.due = run.stuck_at = inf
             now = trio.current_time()
@@ -352,8 +368,23 @@ def _hooks(members: Sequence[Member], stage: Stage) -> list[_Hook]:
         if own is getattr(Plugin, name) or (wanted is not None and stage not in wanted):
             continue
         method = getattr(member.plugin, name)
-        found.append(_Hook(member, stage, _in_thread(member.plugin, method) if member.plugin.blocking else method))
+        if member.plugin.blocking:
+            found.append(_Hook(member, stage, _in_thread(member.plugin, method)))
+        else:
+            found.append(_Hook(member, stage, method, never_waits=_never_waits(method)))
     return found
+
+
+def _never_waits(method: Callable[..., object]) -> bool:
+    """Whether a coroutine function has no `await` in it, nor `async with`, `async for`: it cannot be suspended.
+
+    Seen from its instructions: each of these gets an awaitable first.
+    """
+    function = getattr(method, "__func__", method)
+    code = getattr(function, "__code__", None)
+    if code is None or not iscoroutinefunction(function):
+        return False
+    return not any(step.opname in _WAITING for step in dis.get_instructions(code))
 
 
 def _in_thread(plugin: Plugin, method: Callable[..., object]) -> Callable[..., Awaitable[object]]:

@@ -369,3 +369,44 @@ async def test_many_sessions_are_asked_at_once(autojump_clock: object) -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.deadline = started + 16
     assert bench.metrics.plugin_failures.labels(plugin="hanging")._value.get() == 100
+
+
+async def test_hooks_that_never_wait_are_asked_without_a_scope() -> None:
+    """Whatever waits has one: a scope costs more than most hooks that do not."""
+
+    class Plain(Plugin):
+        async def on_mail_from(self, mail: Mail) -> Verdict:
+            return Reject("at once")
+
+        async def on_rcpt_to(self, mail: Mail, recipient: object) -> Verdict:
+            await trio.lowlevel.checkpoint()
+            return CONTINUE
+
+        async def on_data_headers(self, mail: Mail) -> Verdict:
+            async with trio.open_nursery():
+                return Reject("waited")
+
+        async def on_data_complete(self, mail: Mail) -> Verdict:
+            return Reject(",".join([name async for name in Names()]))
+
+    class Names:
+        left = 2
+
+        def __aiter__(self) -> "Names":
+            return self
+
+        async def __anext__(self) -> str:
+            await trio.lowlevel.checkpoint()
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return "a"
+
+    async with chain_of(Plain) as bench:
+        waits = {stage.value: not bench.chain.never_waits(stage) for stage in Stage if bench.chain.has(stage)}
+        assert waits == {"mail_from": False, "rcpt_to": True, "data_headers": True, "data_complete": True}
+        mail = a_mail()
+        assert await bench.chain.ask(Stage.MAIL_FROM, mail, mail) == Reject("at once")
+        assert await bench.chain.ask(Stage.RCPT_TO, mail, mail, None) == CONTINUE
+        assert await bench.chain.ask(Stage.DATA_HEADERS, mail, mail) == Reject("waited")
+        assert await bench.chain.ask(Stage.DATA_COMPLETE, mail, mail) == Reject("a,a")
