@@ -7,11 +7,11 @@ are found.
 import enum
 import json
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from attrs import field, frozen
 
-from elemta.config.kinds import About, Bool, Duration, Unfit, Whole, Words
+from elemta.config.kinds import About, Bool, Duration, Kind, Unfit, Whole, Words
 from elemta.config.problems import did_you_mean
 
 
@@ -77,12 +77,11 @@ class PluginKind:
             raise Unfit(self.expected, 'Its "settings" are an object.')
         if not isinstance(value.get("enabled", True), bool):
             raise Unfit(self.expected, 'Its "enabled" is true or false.')
-        priority, deadline = value.get("priority"), value.get("deadline")
         return PluginEntry(
             name,
             bool(value.get("enabled", True)),
-            None if priority is None else _PRIORITY.parse(priority),
-            None if deadline is None else _DEADLINE.parse(deadline),
+            _own("priority", value, _PRIORITY),
+            _own("deadline", value, _DEADLINE),
             _failure(value.get("on_error")),
             settings,
             kind,
@@ -101,6 +100,16 @@ class PluginKind:
         }
         entry = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
         return {"anyOf": [{"type": "string", "minLength": 1}, entry]}
+
+
+def _own(key: str, value: dict[str, object], kind: Kind) -> Any:
+    """The value of one key; None where it is not there."""
+    if value.get(key) is None:
+        return None
+    try:
+        return kind.parse(value[key])
+    except Unfit as error:
+        raise Unfit(PluginKind().expected, f'Its "{key}" is {error.expected}.') from None
 
 
 def _failure(value: object) -> PluginFailure | None:
