@@ -6,6 +6,7 @@ Everything is checked as it is made, so that a plugin's mistake is raised inside
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from math import isfinite
 
 from attrs import field, frozen
@@ -25,6 +26,8 @@ MAX_TEXT_CHARACTERS = 450
 #: Characters of an annotation's name and value: it is kept in the database with the mail.
 MAX_KEY_CHARACTERS = 64
 MAX_VALUE_CHARACTERS = 1000
+#: Changes of one verdict: as many recipients as a mail may have, and some fields. Nobody is served while they are made.
+MAX_CHANGES = 2500
 
 #: Annotations that are the server's own: what plugins cost, the name of the route that one chose.
 COSTS_KEY, ROUTE_KEY = "plugins", "route"
@@ -224,7 +227,10 @@ Change = (
 
 
 def _changes(changes: Iterable[Change]) -> tuple[Change, ...]:
-    return tuple(changes)
+    made = tuple(islice(changes, MAX_CHANGES + 1))
+    if len(made) > MAX_CHANGES:
+        raise ValueError(f"a verdict has more than {MAX_CHANGES} changes")
+    return made
 
 
 def _score(score: float) -> float:

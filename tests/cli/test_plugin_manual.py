@@ -16,7 +16,6 @@ from elemta.inbound import plugged
 from elemta.plugins import breaker, chain, costs, mail, tasks, verdicts
 from elemta.plugins.api import DEADLINE_SECONDS, Plugin, Stage
 from elemta.plugins.chain import VERDICTS
-from tests.checks.test_documents import fenced
 
 MANUAL = Path(__file__).parents[2] / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -117,9 +116,9 @@ def test_figures_are_those_of_the_code(text: str) -> None:
         f"a line of more than {verdicts.MAX_LINE_OCTETS} octets",
         f"bodies below {mail.MAX_BODY_OCTETS // 2**20} MiB in all, recipients below {mail.MAX_RECIPIENTS}",
         f"annotations below {mail.MAX_ANNOTATIONS}",
+        f"at most {verdicts.MAX_CHANGES} changes",
         f"`slow_plugins` ({costs.SLOW_SECONDS:g} seconds and more)",
         f"as the class says: {Plugin.priority}, {Plugin.deadline:g} s, `{Plugin.on_error.value}`",
     ):
         assert figure in words, figure
     assert (chain.BLOCKING_THREADS, plugged.GOODBYE_SECONDS, chain.FAILURE_LOG_SECONDS) == (4, 5.0, 10.0)
-    assert fenced(text, "toml")

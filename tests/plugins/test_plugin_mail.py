@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -245,6 +246,8 @@ def test_bodies_are_bounded_in_all_and_refused_ones_do_not_count() -> None:
         lambda: Defer("no", 550),
         lambda: Defer("no", 451, "5.0.0"),
         lambda: Reject("no", 5500),
+        lambda: Continue(repeat(RemoveHeader("X-A"))),
+        lambda: Quarantine("odd", repeat(RemoveHeader("X-A"))),
     ],
 )
 def test_what_makes_no_sense_is_refused_as_it_is_made(make: Callable[[], object]) -> None:
