@@ -239,7 +239,7 @@ class Chain:
         await self.ask(stage, subject, *arguments)
 
     async def ask_one(self, run: _Run, hook: _Hook) -> object:
-        """Ask one plugin. The watchdog knows this function's frames, and the plugin by `hook` in them."""
+        """Ask one plugin. The watchdog knows this function's frames, see `asked_in`."""
         try:
             return await hook.call(*run.arguments)
         except BaseException as error:
@@ -328,6 +328,12 @@ def _words(thing: object) -> str:
         return str(thing) if isinstance(thing, BaseException) else f"{thing!r:.80}"
     except (Exception, SystemExit, GeneratorExit):  # its words are a plugin's code
         return f"something without words ({type(thing).__name__})"
+
+
+def asked_in(frame: Mapping[str, Any]) -> tuple[str, str]:
+    """The plugin that is asked in a frame of `Chain.ask_one`, and the stage; `frame` are its local variables."""
+    hook: _Hook = frame["hook"]
+    return hook.member.name, hook.stage.value
 
 
 def _charge(run: _Run, member: Member, now: float) -> None:

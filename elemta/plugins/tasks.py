@@ -6,9 +6,9 @@ nursery a mail would have to be open in the session's task from before the first
 tasks or not.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -44,16 +44,17 @@ class TaskKeeper:
             raise RuntimeError(f"the plugin has {running} tasks already")
         if self._nursery is None:
             raise RuntimeError("the server is not running")
-        self._nursery.start_soon(self._guard, plugin, scope, function, arguments, name=f"{plugin}: {function}")
+        self._nursery.start_soon(self.run_one, plugin, scope, function, arguments, name=f"{plugin}: {function}")
         self._running[plugin] = running + 1
 
-    async def _guard(
+    async def run_one(
         self,
         plugin: str,
         scope: trio.CancelScope,
         function: Callable[..., Awaitable[object]],
         arguments: tuple[object, ...],
     ) -> None:
+        """One task. The watchdog knows this function's frames, see `run_in`."""
         try:
             with scope:
                 try:
@@ -66,6 +67,11 @@ class TaskKeeper:
                         raise passing from None
         finally:
             self._running[plugin] -= 1
+
+
+def run_in(frame: Mapping[str, Any]) -> tuple[str, str]:
+    """The plugin whose task runs in a frame of `TaskKeeper.run_one`; `frame` are its local variables."""
+    return frame["plugin"], "task"
 
 
 class TasksOfMail:

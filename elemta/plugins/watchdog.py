@@ -8,8 +8,9 @@ that wait (`plugins.chain`).
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
-from typing import Final
+from typing import Any, Final
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -24,12 +25,16 @@ LOOK_SECONDS: Final = 0.5
 TOLD_FRAMES: Final = 5
 
 
-class Watchdog:
-    """Beats with the loop, and watches the beats from a thread. `code` is that of the function that calls plugins; its
-    frame holds the call in `hook`."""
+#: Whose call it is, and at which stage, by the local variables of the function that calls plugins.
+Caller = Callable[[Mapping[str, Any]], tuple[str, str]]
 
-    def __init__(self, code: CodeType, log: FilteringBoundLogger) -> None:
-        self._code = code
+
+class Watchdog:
+    """Beats with the loop, and watches the beats from a thread. `callers` are the functions that call plugins, by their
+    code."""
+
+    def __init__(self, callers: Mapping[CodeType, Caller], log: FilteringBoundLogger) -> None:
+        self._callers = callers
         self._log = log
         self._beat = time.monotonic()
         self._loop_thread = 0
@@ -58,15 +63,16 @@ class Watchdog:
 
     def _tell(self, frame: FrameType | None, seconds: float) -> None:
         where: list[str] = []
-        while frame is not None and frame.f_code is not self._code:
+        while frame is not None and frame.f_code not in self._callers:
             where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
             frame = frame.f_back
         if frame is None:
             return  # something else holds the loop
+        plugin, stage = self._callers[frame.f_code](frame.f_locals)
         self._log.error(
             "plugin.blocks",
-            plugin=frame.f_locals["hook"].member.name,
-            stage=frame.f_locals["hook"].stage.value,
+            plugin=plugin,
+            stage=stage,
             seconds=round(seconds, 1),
             at=where[:TOLD_FRAMES],
             remedy="nobody is served meanwhile: await instead, or let the plugin say blocking = True",

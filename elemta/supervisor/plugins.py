@@ -16,12 +16,12 @@ from elemta.config.sections import Config
 from elemta.inbound.plugged import Plugins
 from elemta.observe.watch import Watch
 from elemta.plugins.api import Plugin, SharedAway
-from elemta.plugins.chain import Chain, Member
+from elemta.plugins.chain import Chain, Member, asked_in
 from elemta.plugins.containment import to_pass
 from elemta.plugins.host import Facilities
 from elemta.plugins.loader import Found, PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
 from elemta.plugins.scanners.wanted import wanted_scanners
-from elemta.plugins.tasks import TaskKeeper
+from elemta.plugins.tasks import TaskKeeper, run_in
 from elemta.plugins.watchdog import Watchdog
 from elemta.storage.keyvalue import KeyValueStore
 from elemta.supervisor.build import World
@@ -79,7 +79,8 @@ async def plugins_of(
         await nursery.start(keeper.run)
         await nursery.start(chain.run)
         if watchdog:
-            await nursery.start(Watchdog(Chain.ask_one.__code__, watch.log).run)
+            callers = {Chain.ask_one.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
+            await nursery.start(Watchdog(callers, watch.log).run)
         try:
             await _start(chain.members)
             watch.log.info("plugins.ready", plugins=[member.name for member in chain.members])

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from elemta.plugins.api import CONTINUE, Mail, Plugin, Stage, Verdict
-from elemta.plugins.chain import Chain
+from elemta.plugins.chain import Chain, asked_in
+from elemta.plugins.tasks import TaskKeeper, run_in
 from elemta.plugins.watchdog import BLOCKED_SECONDS, LOOK_SECONDS, TOLD_FRAMES, Watchdog
-from tests.plugins.fakes import a_mail, chain_of
+from tests.plugins.fakes import Bench, a_mail, chain_of
 
 #: Seconds that blocking takes here: enough for two looks of the watchdog.
 BLOCKING_SECONDS = 2.0
@@ -34,13 +35,20 @@ class Waiting(Plugin):
         return CONTINUE
 
 
-async def watched(plugin: type[Plugin], beside: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+class Quick(Plugin):
+    async def on_data_complete(self, mail: Mail) -> Verdict:
+        return CONTINUE
+
+
+async def watched(plugin: type[Plugin], beside: Callable[[Bench], object] = lambda _: None) -> list[dict[str, Any]]:
     """What the watchdog says while the plugin is asked once."""
     async with chain_of(plugin) as bench, trio.open_nursery() as nursery:
-        await nursery.start(Watchdog(Chain.ask_one.__code__, bench.chain._log).run)
+        callers = {Chain.ask_one.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
+        await nursery.start(Watchdog(callers, bench.chain._log).run)
         mail = a_mail()
         await bench.chain.ask(Stage.DATA_COMPLETE, mail, mail)
-        beside()
+        beside(bench)
+        await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     return bench.events("plugin.blocks")
 
@@ -65,11 +73,18 @@ async def test_one_that_waits_is_not() -> None:
 
 @pytest.mark.slow
 async def test_what_else_holds_the_loop_is_no_plugins() -> None:
-    class Quick(Plugin):
-        async def on_data_complete(self, mail: Mail) -> Verdict:
-            return CONTINUE
+    assert await watched(Quick, beside=lambda _: hold()) == []
 
-    assert await watched(Quick, beside=hold) == []
+
+@pytest.mark.slow
+async def test_a_task_that_blocks_is_named_as_well() -> None:
+    async def task() -> None:
+        await trio.lowlevel.checkpoint()
+        hold()
+
+    (told,) = await watched(Quick, beside=lambda bench: bench.keeper.start("busy", trio.CancelScope(), task))
+    assert (told["plugin"], told["stage"]) == ("busy", "task")
+    assert told["at"][0].endswith(" hold")
 
 
 @pytest.mark.slow
