@@ -80,7 +80,7 @@ class PluggedSession:
 
     def __init__(self, plugins: Plugins, session_id: str, client: Client) -> None:
         self._plugins = plugins
-        self._client = client
+        self._client: Client | None = client
         stream = client.stream
         self.facts = SessionFacts(session_id, stream.peer, stream.local, client.listener)
 
@@ -96,6 +96,7 @@ class PluggedSession:
     def _know(self, user: str = "") -> None:
         """Take in what has become known of the client."""
         client, facts = self._client, self.facts
+        assert client is not None
         version, cipher = ("", "") if client.tls is None else (client.tls.version, client.tls.cipher)
         known = (client.helo, version, cipher, user or client.user, bool(user) or client.may_relay)
         if known != (facts.helo, facts.tls, facts.cipher, facts.user, facts.may_relay):
@@ -129,6 +130,7 @@ class PluggedSession:
 
     async def end(self) -> None:
         """The session is over."""
+        self._client = None  # it knows us: two that know each other wait for the garbage collector
         chain = self._plugins.chain
         if chain.has(Stage.DISCONNECT):
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):

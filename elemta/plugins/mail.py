@@ -250,7 +250,10 @@ class MailInHand:
         return self._is_readdressed
 
     def release(self) -> None:
-        """Give back the room that bodies took: the mail is queued or refused."""
+        """Let go of content and tasks: the mail is queued or refused, and a plugin may still hold it."""
+        self._spawn = self._read = None
+        self._content = _NOTHING
+        self._body = None
         if self.budget is not None:
             self.budget.give_back(self._charged)
         self._charged = 0

@@ -1,5 +1,6 @@
 """What plugins decide in a whole session, as its client hears it and the queue gets it."""
 
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -360,3 +361,60 @@ async def test_a_plugin_sees_how_often_a_client_was_refused_for_good(autojump_cl
         await client.say("MAIL FROM:<s@example.org>")
         await client.say("MAIL FROM:<s@example.org>")
     assert seen == [0, 2, 2]
+
+
+async def test_who_delayed_a_mail_that_was_refused_stands_in_its_sessions_log_line(autojump_clock: object) -> None:
+    class Slow(Plugin):
+        async def on_helo(self, session: Session) -> Verdict:
+            await trio.sleep(1)
+            return CONTINUE
+
+        async def on_data_complete(self, mail: Mail) -> Verdict:
+            await trio.sleep(2)
+            return Reject() if "bad" in mail.headers.text("Subject") else CONTINUE
+
+    async with serving(Slow) as (world, _):
+        client = world.connect()
+        await deliver(client, b"Subject: bad\r\n\r\n")
+        await client.say("MAIL FROM:<s@example.org>")
+        await client.say("RCPT TO:<r@example.net>")
+        await client.send(MAIL)
+        await client.say("QUIT")
+        await trio.testing.wait_all_tasks_blocked()
+    (taken,) = world.events("mail.accepted")
+    assert taken["slow_plugins"] == {"slow": 3.0}, "its session's part and its own"
+    (ended,) = world.events("session.ended")
+    assert ended["slow_plugins"] == {"slow": 3.0}, "its own part and the refused mail's"
+
+
+async def test_nothing_of_a_session_waits_for_the_garbage_collector(autojump_clock: object) -> None:
+    """Objects that know each other would: a server under load would collect all the time."""
+
+    class Looking(Plugin):
+        async def on_connect(self, session: Session) -> Verdict:
+            return CONTINUE
+
+        async def on_data_complete(self, mail: Mail) -> Verdict:
+            return Continue([AddHeader("X-Seen", str(mail.content.size))])
+
+    async with serving(Looking) as (world, _):
+        for round_ in range(3):
+            client = world.connect()
+            await deliver(client)
+            await client.say("MAIL FROM:<s@example.org>")
+            await client.say("QUIT")
+            await trio.testing.wait_all_tasks_blocked()
+            world.queue.submitted.clear()
+            world.capture.entries.clear()
+            if round_ == 0:
+                gc.collect()
+                gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            gc.collect()
+            ours = [type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith("elemta.")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert ours == []
