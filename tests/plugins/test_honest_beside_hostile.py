@@ -4,6 +4,7 @@ import statistics
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from math import ceil
 from typing import ClassVar
 
@@ -128,7 +129,8 @@ class Spinning(Plugin):
     """Works for ever, and lets others work in between."""
 
     async def on_data_complete(self, mail: Mail) -> Verdict:
-        while True:
+            await trio.lowlevel.checkpoint()
+        return CONTINUE
             await trio.lowlevel.checkpoint()
 
 
