@@ -129,9 +129,9 @@ class Spinning(Plugin):
     """Works for ever, and lets others work in between."""
 
     async def on_data_complete(self, mail: Mail) -> Verdict:
+        for _ in count():
             await trio.lowlevel.checkpoint()
         return CONTINUE
-            await trio.lowlevel.checkpoint()
 
 
 class Quick(Working):
