@@ -27,6 +27,7 @@ from elemta.plugins.api import OnError, Plugin, PluginFailed, Stage
 from elemta.plugins.breaker import REST_SECONDS, Breaker
 from elemta.plugins.containment import to_pass
 from elemta.plugins.costs import Ledger
+from elemta.plugins.leftovers import LeftOpen, close_left_open, open_in
 from elemta.plugins.verdicts import CONTINUE, Change, Continue, Defer, Discard, Quarantine, Reject, Verdict
 from elemta.runtime.watch import DeadlineWatch
 
@@ -240,17 +241,27 @@ class Chain:
 
     async def ask_one(self, run: _Run, hook: _Hook) -> object:
         """Ask one plugin. The watchdog knows this function's frames, see `asked_in`."""
+        task = trio.lowlevel.current_task()
+        before, nurseries = open_in(task), len(task.child_nurseries)
+        error: BaseException | None = None
+        answer: object = None
         try:
-            return await hook.call(*run.arguments)
-        except BaseException as error:
+            answer = await hook.call(*run.arguments)
+        except BaseException as raised:
+            error = raised
             run.due = run.stuck_at = inf
-            passing = to_pass(error)
-            if passing is None:
-                return _Raised(error)
-            if passing is not error:
-                self._failed(run, hook, "raised", error)
-            hook.member.breaker.forget_probe()
-            raise passing from None
+        if open_in(task) is not before:
+            await close_left_open(task, before, nurseries)
+            error = error or LeftOpen()
+        if error is None:
+            return answer
+        passing = to_pass(error)
+        if passing is None:
+            return _Raised(error)
+        if passing is not error:
+            self._failed(run, hook, "raised", error)
+        hook.member.breaker.forget_probe()
+        raise passing from None
 
     def _taken(self, run: _Run, hook: _Hook, answer: object) -> Verdict:
         """A plugin's answer, once it is sound and its changes are made."""

@@ -14,6 +14,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from elemta.plugins.containment import to_pass
+from elemta.plugins.leftovers import closing
 
 #: Tasks of one mail at once.
 MAX_TASKS_OF_MAIL: Final = 20
@@ -58,13 +59,13 @@ class TaskKeeper:
         try:
             with scope:
                 try:
-                    await function(*arguments)
-                except BaseException as error:
+                    await closing(function, *arguments)
+                except BaseException as error:  # noqa: ASYNC103  # what must pass does
                     passing = to_pass(error)
                     if passing is not error:
                         self._log.error("plugin.task_failed", plugin=plugin, error=repr(error)[:500], exc_info=error)
                     if passing is not None:
-                        raise passing from None
+                        raise passing from None  # noqa: ASYNC104  # as above
         finally:
             self._running[plugin] -= 1
 

@@ -19,6 +19,7 @@ from elemta.plugins.api import Plugin, SharedAway
 from elemta.plugins.chain import Chain, Member, asked_in
 from elemta.plugins.containment import to_pass
 from elemta.plugins.host import Facilities
+from elemta.plugins.leftovers import closing
 from elemta.plugins.loader import Found, PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
 from elemta.plugins.scanners.wanted import wanted_scanners
 from elemta.plugins.tasks import TaskKeeper, run_in
@@ -136,19 +137,19 @@ async def _start(members: list[Member]) -> None:
     for member in members:
         try:
             with trio.fail_after(START_SECONDS):
-                await member.plugin.start()
-        except BaseException as error:
+                await closing(member.plugin.start)
+        except BaseException as error:  # noqa: ASYNC103  # what must pass does
             if (passing := to_pass(error)) is not None:
-                raise passing from None
+                raise passing from None  # noqa: ASYNC104  # as above
             says = f'the plugin "{member.name}" cannot start: {type(error).__name__}: {error}'
-            raise CannotStart(says) from error
+            raise CannotStart(says) from error  # noqa: ASYNC104  # as above
 
 
 async def _stop(members: list[Member], watch: Watch) -> None:
     for member in members:
         try:
-            await member.plugin.stop()
-        except BaseException as error:
+            await closing(member.plugin.stop)
+        except BaseException as error:  # noqa: ASYNC103  # what must pass does
             if (passing := to_pass(error)) is not None:
-                raise passing from None
+                raise passing from None  # noqa: ASYNC104  # as above
             watch.log.error("plugin.failed", plugin=member.name, stage="stop", error=repr(error), exc_info=error)
