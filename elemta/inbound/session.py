@@ -180,7 +180,7 @@ class Session:
                     await self._break_off()
             self.stream.abort()
             if self.plugged is not None:
-                await self.plugged.end()
+                await self.plugged.end()  # noqa: ASYNC102  # what waits in it has a shield, and seconds
 
     async def _break_off(self) -> None:
         if self.cause == "defect":

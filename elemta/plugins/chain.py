@@ -110,7 +110,20 @@ class _Hook:
 class _Run:
     """One stage of one session, mail or delivery, while its plugins are asked."""
 
-    __slots__ = ("arguments", "due", "hooks", "is_late", "place", "scope", "started", "stuck_at", "subject", "verdict")
+    __slots__ = (
+        "arguments",
+        "due",
+        "hooks",
+        "is_late",
+        "nurseries",
+        "place",
+        "scope",
+        "started",
+        "stuck_at",
+        "subject",
+        "task",
+        "verdict",
+    )
 
     def __init__(self, hooks: tuple[_Hook, ...], subject: Subject, arguments: tuple[object, ...]) -> None:
         self.hooks = hooks
@@ -119,6 +132,9 @@ class _Run:
         self.arguments = arguments
         self.verdict: Verdict = CONTINUE
         self.scope: trio.CancelScope
+        #: The task that asks, and its nurseries before.
+        self.task: trio.lowlevel.Task
+        self.nurseries = 0
         #: Whether the scope was cancelled for the sake of a deadline.
         self.is_late = False
         self.started = 0.0
@@ -213,6 +229,8 @@ class Chain:
     async def _ask_on(self, run: _Run) -> None:
         """Ask those that are left, until one overruns. What goes on without a word costs as little as can be."""
         hooks, ledger = run.hooks, run.subject.ledger
+        run.task = task = trio.lowlevel.current_task()
+        run.nurseries = len(task.child_nurseries)
         now = trio.current_time()
         while run.place < len(hooks) and not run.is_late:
             hook = hooks[run.place]
@@ -241,17 +259,17 @@ class Chain:
 
     async def ask_one(self, run: _Run, hook: _Hook) -> object:
         """Ask one plugin. The watchdog knows this function's frames, see `asked_in`."""
-        task = trio.lowlevel.current_task()
-        before, nurseries = open_in(task), len(task.child_nurseries)
+        task = run.task
+        before = open_in(task)
         error: BaseException | None = None
         answer: object = None
         try:
             answer = await hook.call(*run.arguments)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: ASYNC103  # what must pass is raised below
             error = raised
             run.due = run.stuck_at = inf
         if open_in(task) is not before:
-            await close_left_open(task, before, nurseries)
+            await close_left_open(task, before, run.nurseries)
             error = error or LeftOpen()
         if error is None:
             return answer

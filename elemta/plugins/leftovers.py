@@ -41,7 +41,7 @@ async def closing(function: Callable[..., Awaitable[object]], *arguments: object
     answer: object = None
     try:
         answer = await function(*arguments)
-    except BaseException as raised:
+    except BaseException as raised:  # noqa: ASYNC103  # it is raised below
         error = raised
     if open_in(task) is not before:
         await close_left_open(task, before, nurseries)

@@ -41,6 +41,7 @@ from elemta.supervisor.build import Security, Stores, World, bind, build_server
 from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
+from elemta.supervisor.last_resort import MARGIN_SECONDS, end_within
 from elemta.supervisor.node import node_name
 from elemta.supervisor.notify import keep_alive
 from elemta.supervisor.ready import Starter
@@ -247,11 +248,13 @@ class _Serving:
         elif order is Order.STOP:
             self._log.warning("server.stopping", signal=cause)
             self._starter.tell_stopping(0.0)
+            self._end_within(0.0)
             server.stop()
         elif not self._draining:
             self._draining = True
             self._log.info("server.draining", signal=cause)
             self._starter.tell_stopping(self._config.timeouts.shutdown_timeout)
+            self._end_within(self._config.timeouts.shutdown_timeout)
             nursery.start_soon(self._drain, server)
 
     async def _reload(self, cause: str) -> None:
@@ -260,6 +263,11 @@ class _Serving:
             await self._tls.reload(cause)
         if not self._draining:
             self._starter.tell_reloaded()
+
+    def _end_within(self, seconds: float) -> None:
+        """Plugins are anybody's code: where there are any, the end does not depend on them."""
+        if self._plugins is not None:
+            end_within(seconds + MARGIN_SECONDS, self._log)
 
     async def _drain(self, server: Server) -> None:
         in_order = await server.drain(self._config.timeouts.shutdown_timeout)

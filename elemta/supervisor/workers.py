@@ -313,7 +313,7 @@ def _serve(config: Config, log: FilteringBoundLogger, inherited: Inherited) -> i
         with suppress(OSError):
             inherited.line.send(Report(str(error), error.status).line())
         return error.status
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  # the process ends here
         log.error("worker.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
-        return FAILED
+        return FAILED  # noqa: ASYNC104  # as above
     return 0

@@ -28,8 +28,8 @@ WATCH_SECONDS: Final = 5.0
 #: Handshakes under way at once: each holds some 100 KiB of OpenSSL's, and more would only wait for each other.
 MAX_HANDSHAKES: Final = 1000
 #: Threads that do the costly step. Measured, two processors, RSA keys, eight clients that do nothing but shake hands:
-#: 1037 handshakes a second on the event loop, with 5.8 ms for the 95th percentile of a plain exchange; in one thread 875
-#: and 1.3 ms; in two 894 and 2.4 ms. Without the flood it is 0.1 ms (tests/bench/bench_tls.py).
+#: 1037 handshakes a second on the event loop, with 5.8 ms for the 95th percentile of a plain exchange; in one thread
+#: 875 and 1.3 ms; in two 894 and 2.4 ms. Without the flood it is 0.1 ms (tests/bench/bench_tls.py).
 HANDSHAKE_THREADS: Final = 1
 #: Seconds between two log lines about refused handshakes.
 REFUSAL_LOG_SECONDS: Final = 10.0

@@ -104,8 +104,8 @@ async def test_a_burst_makes_up_for_what_one_has_more() -> None:
     for listener in listeners:
         listener.close()
     shared.close()
-    # Whoever has more waits some milliseconds, of the real clock: on a busy machine one accept or two come late. Without
-    # that wait the first would end with twice as many as the others.
+    # Whoever has more waits some milliseconds, of the real clock: on a busy machine one accept or two come late.
+    # Without that wait the first would end with twice as many as the others.
     assert max(counts) - min(counts) <= 4, counts
 
 

@@ -157,7 +157,7 @@ class Swallowing(Plugin):
     async def on_data_complete(self, mail: Mail) -> Verdict:
         try:
             await trio.sleep_forever()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103  # the mistake that is tried
             with trio.CancelScope(shield=True):
                 await trio.sleep(60)
         return Reject("too late")
@@ -384,7 +384,8 @@ async def test_hooks_that_never_wait_are_asked_without_a_scope() -> None:
 
         async def on_data_headers(self, mail: Mail) -> Verdict:
             async with trio.open_nursery():
-                return Reject("waited")
+                pass
+            return Reject("waited")
 
         async def on_data_complete(self, mail: Mail) -> Verdict:
             return Reject(",".join([name async for name in Names()]))
