@@ -35,6 +35,9 @@ from elemta.runtime.watch import DeadlineWatch
 DEADLINE_REST_SECONDS: Final = 0.1
 #: Seconds beyond its deadline after which a call that cannot be ended is told of.
 STUCK_SECONDS: Final = 10.0
+#: Seconds below which a failure is not one of those that have a plugin left alone: it cost nobody anything, and a mail
+#: that is made to let a filter fail must not switch it off for everybody else's.
+QUICK_SECONDS: Final = 0.5
 #: Threads of one plugin that is declared `blocking`.
 BLOCKING_THREADS: Final = 4
 #: Characters of an error in the log.
@@ -335,7 +338,8 @@ class Chain:
             )
         else:
             member.untold += 1
-        if member.breaker.failed(now):
+        is_slow = now - run.started >= QUICK_SECONDS
+        if (is_slow or member.breaker.is_open) and member.breaker.failed(now):
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
 

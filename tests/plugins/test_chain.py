@@ -318,6 +318,16 @@ async def test_one_that_keeps_failing_is_left_alone_and_tried_again(autojump_clo
     assert len(bench.events("plugin.back")) == 1
 
 
+async def test_quick_failures_switch_nothing_off(autojump_clock: object) -> None:
+    """Or five mails that are made to let a filter fail would let everything pass for a while."""
+    mail = a_mail()
+    async with chain_of(Raising, Late, on_error=OnError.ACCEPT) as bench:
+        for _ in range(10 * FAILURES_TO_OPEN):
+            await ask(bench, mail)
+        assert bench.metrics.registry.get_sample_value("elemta_plugin_failures_total", {"plugin": "raising"}) == 50
+    assert not bench.events("plugin.left_alone")
+
+
 async def test_a_probe_that_the_client_ends_lets_another_through(autojump_clock: object) -> None:
     Flaky.fails, Flaky.calls = True, 0
     async with chain_of(Flaky, on_error=OnError.DEFER, deadline=3) as bench:
