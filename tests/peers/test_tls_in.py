@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -445,6 +446,19 @@ def test_a_flood_of_handshakes_leaves_others_alone(tmp_path: Path, certificates:
 # ---- Mozilla's profile ---------------------------------------------------------------------------
 
 
+def overlapping(lines: list[dict[str, Any]]) -> list[str]:
+    """Clients of which two lines tell of the same moment; a port that is free again may be another connection's."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        end = datetime.datetime.fromisoformat(line["timestamp"]).timestamp()
+        spans.setdefault(line["client"], []).append((end - line["seconds"], end))
+    return [
+        client
+        for client, several in spans.items()
+        if any(begin < end - 0.002 for (_, end), (begin, _) in pairwise(sorted(several)))  # they are rounded
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(INSTALL_SECONDS + SCAN_SECONDS)
 @pytest.mark.parametrize("key_type", [trustme.KeyType.ECDSA, trustme.KeyType.RSA])
@@ -468,5 +482,5 @@ def test_sslyze_finds_mozillas_intermediate_profile(
     assert scan["scan_status"] == "COMPLETED"
     lines = events(server, "session.ended")
     assert lines
-    assert len(lines) == len({event["client"] for event in lines}), "one line a connection"
+    assert not overlapping(lines), "one line a connection"
     assert not events(server, "session.failed")

@@ -26,7 +26,7 @@ START_MILLISECONDS = 200
 
 #: What lies in a checkout and is no source.
 NO_SOURCES = shutil.ignore_patterns(
-    ".git", ".venv", ".tox", "__pycache__", ".*_cache", ".hypothesis", "queue", "dist", "build", "*.egg-info"
+    ".git", ".venv", ".tox", "__pycache__", ".*_cache", ".hypothesis", "dist", "build", "*.egg-info"
 )
 
 

@@ -43,8 +43,6 @@ from elemta.simulation.scenario import Scenario
 from elemta.storage.records import INLINE_CONTENT_OCTETS
 from elemta.testing.plugins import SESSION, MakeBench, PluginBroken, world_of
 
-pytest_plugins = ["elemta.testing.plugin"]
-
 MAIL = b"Subject: hello\n\nHow are you?\n"
 STAGES = ("connect", "helo", "mail_from", "rcpt_to", "data_headers", "data_complete")
 
