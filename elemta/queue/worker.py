@@ -21,6 +21,7 @@ from elemta.delivery.base import AttemptStopped, Job
 from elemta.mail.envelope import Envelope
 from elemta.mail.outcome import Deferred, Delivered, Outcome
 from elemta.mail.reply import Reply
+from elemta.plugins.api import Stage
 from elemta.plugins.verdicts import ROUTE_KEY
 from elemta.queue.agenda import Due
 from elemta.queue.content import StoredContent
@@ -186,7 +187,7 @@ class Worker:
     async def _plugins_say(self, mail: QueuedMail, job: Job, content: StoredContent) -> Sequence[Outcome] | None:
         """What comes of the attempt where plugins do not let it be made."""
         chain = self._shop.plugins
-        if chain is None:
+        if chain is None or not (chain.has(Stage.PRE_DELIVERY) or chain.has(Stage.POST_DELIVERY)):
             return None
         self._plugged = PluggedAttempt(chain, mail, job, content)
         found = await self._plugged.before()
