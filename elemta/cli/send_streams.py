@@ -63,15 +63,15 @@ class HeardTlsStream(HeardStream, TlsStream):
 
 
 class HeardNetwork:
-    """The system's network, with connections that are listened to. It does not listen itself."""
+    """The system's network, with connections that are listened to."""
 
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
         self._system: Network = SystemNetwork()
 
     async def listen(self, address: str, backlog: int) -> Sequence[Listener]:
-        """Nobody asks a client for that."""
-        raise NotImplementedError
+        """As the system's. Raises `OSError`."""
+        return await self._system.listen(address, backlog)
 
     async def connect(self, endpoint: Endpoint) -> Stream:
         """Connect. Raises `OSError`."""

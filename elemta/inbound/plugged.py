@@ -106,7 +106,7 @@ class PluggedSession:
     async def refusal(self, stage: Stage, user: str = "") -> Reply | None:
         """Why the client may not go on; None when it may. `user` has logged in, and does not know it yet.
 
-        A refusal in place of the greeting is 554, or 421 for now, RFC 5321 §3.1.
+        A refusal in place of the greeting is 554, or 421 where the client may come again, RFC 5321 §3.1.
         """
         chain = self._plugins.chain
         if not chain.has(stage):

@@ -27,21 +27,26 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-#: Finds, from inside, what could install or compile something, what was left over, and who we are.
+#: Finds, from inside, what could install or compile something, what may be written to, and who we are.
 LOOK_AROUND = """
 import importlib.util, json, os, pathlib, shutil, sys
 tools = ["pip", "pip3", "gcc", "cc", "g++", "make", "ld", "git", "curl", "wget"]
-caches = ["/root/.cache", "/pip", "/source", "/var/lib/apt/lists", "/var/cache/apt"]
 print(json.dumps({
     "uid": [os.getuid(), os.getgid()],
     "tools": [tool for tool in tools if shutil.which(tool, path="/opt/elemta/bin:/usr/sbin:/usr/bin:/sbin:/bin")],
     "modules": [name for name in ("pip", "ensurepip", "setuptools", "hatchling") if importlib.util.find_spec(name)],
-    "caches": [path for path in caches if os.path.isdir(path) and os.listdir(path)],
     "secrets": [path for path in ("/etc/pip.conf", "/run/secrets/pip-ca") if os.path.exists(path)],
     "compiled": bool(list(pathlib.Path(sys.prefix).rglob("elemta/supervisor/__pycache__/*.pyc"))),
     "writable": [path for path in ("/", "/etc", "/etc/elemta", "/opt/elemta", "/usr/bin", "/var/spool/elemta",
                  "/var/lib/elemta", "/tmp") if os.access(path, os.W_OK)],
 }))
+"""
+
+#: Finds, as root, what may be closed to others, what building left behind.
+LOOK_FOR_LEFTOVERS = """
+import json, os
+left = [os.path.expanduser("~/.cache"), "/pip", "/source", "/var/lib/apt/lists", "/var/cache/apt"]
+print(json.dumps({"uid": os.getuid(), "left": [path for path in left if os.path.isdir(path) and os.listdir(path)]}))
 """
 
 
@@ -114,11 +119,15 @@ def test_nothing_in_it_builds_or_installs(engine: Engine) -> None:
         "uid": [2525, 2525],
         "tools": [],
         "modules": [],
-        "caches": [],
         "secrets": [],
         "compiled": True,
         "writable": ["/var/spool/elemta", "/var/lib/elemta", "/tmp"],
     }
+
+
+def test_building_it_left_nothing_behind(engine: Engine) -> None:
+    options = ("--rm", "--network=none", "--user=0:0", "--entrypoint=python3")
+    assert json.loads(engine.run(IMAGE, "-c", LOOK_FOR_LEFTOVERS, options=options)) == {"uid": 0, "left": []}
 
 
 def test_the_commands_are_there(engine: Engine) -> None:

@@ -418,7 +418,10 @@ def refusing() -> Iterator[int]:
 
 
 def test_a_flood_of_handshakes_leaves_others_alone(tmp_path: Path, certificates: Certificates) -> None:
-    """Promise 17: twice as slow at most, beside what the flood's own processor time does to everybody."""
+    """It is refused by its rate, and a client in clear waits milliseconds at most.
+
+    Twice the usual, promise 17's aim, is missed on a quiet machine: 0.27 ms beside 0.09.
+    """
     rsa = certificates.write("rsa", NAME, key_type=trustme.KeyType.RSA)
     with secure(tmp_path, certificates, **rsa) as server, refusing() as elsewhere:
         port = implicit_port(server)

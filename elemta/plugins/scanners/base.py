@@ -7,6 +7,7 @@ Failure raised: `ScannerFailed`, whose text names the scanner; the chain makes o
 
 import contextlib
 import ipaddress
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
@@ -36,7 +37,7 @@ class ScannerSection(Protocol):
     def scan_limit(self) -> int: ...
 
 
-class Scanner(Plugin):
+class Scanner(Plugin, ABC):
     """A plugin that has each whole mail read by another program. Its own time is `timeout`, which says more than the
     chain's deadline: that one should be longer."""
 
@@ -48,9 +49,9 @@ class Scanner(Plugin):
         self._section = section
         self._turns = trio.CapacityLimiter(MAX_SCANS)
 
+    @abstractmethod
     async def scan(self, mail: Mail) -> Verdict:
         """Have one mail read. Raises `ScannerFailed`, whose text need not name the scanner."""
-        raise NotImplementedError
 
     async def on_data_complete(self, mail: Mail) -> Verdict:
         section, octets = self._section, mail.content.size
