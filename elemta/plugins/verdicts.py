@@ -274,7 +274,7 @@ class Reject:
 
 @frozen
 class Defer:
-    """Refuse, but not for good: the client may come again. A `code` of 421 ends the session as well, and at `on_connect` any."""
+    """Refuse; the client may come again. A `code` of 421 ends the session as well, and at `on_connect` any."""
 
     text: str = field(default="not now, try again later", converter=_text)
     code: int = 451
