@@ -34,6 +34,11 @@ ACCEPT_LOG_SECONDS = 10.0
 REFUSAL_SECONDS = 2.0
 #: Refusals being told at once; beyond, a connection is closed without a word.
 MAX_REFUSALS = 100
+#: Clients that a listener refuses between two rests, and seconds of a rest. Each one refused at once comes again at
+#: once; so it is 1,600 a second at most, and the others wait in the kernel. In bursts, since a burst delays whoever is
+#: served meanwhile once, however many are in it: docs/reliability.md has what remains of a flood of handshakes.
+REFUSALS_BETWEEN_RESTS = 16
+REFUSAL_REST_SECONDS = 0.010
 #: Seconds that sessions which are cut have for their last reply.
 CUT_SECONDS = 0.9
 
@@ -152,6 +157,7 @@ class InboundService:
     async def _accept(
         self, listener: Listener, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
     ) -> None:
+        refused = 0
         while True:
             try:
                 stream = await listener.accept()
@@ -162,19 +168,31 @@ class InboundService:
                 continue
             except trio.ClosedResourceError:
                 return
-            if options.proxies:
-                if self._proxies.admit(stream, options):
-                    sessions.start_soon(self._serve_proxied, stream, options, smtp_options, sessions)
-                else:
-                    await trio.lowlevel.checkpoint()  # as below
+            if self._begin(stream, options, smtp_options, sessions):
                 continue
-            reply = self._judge(stream.peer.host, options)
-            if reply is None:
-                sessions.start_soon(self._serve, stream, options, smtp_options)
-            else:
-                self._refuse(stream, reply, options, sessions)
-                # A flood that is refused at once comes again at once, and would leave nobody else a turn.
+            # A flood that is refused at once comes again at once: it would leave nobody else a turn, and then not much
+            # of the processor. The rest of it waits in the kernel.
+            refused += 1
+            if refused % REFUSALS_BETWEEN_RESTS:
                 await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(REFUSAL_REST_SECONDS)
+
+    def _begin(
+        self, stream: Stream, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
+    ) -> bool:
+        """Start to serve a client, or refuse it: then False."""
+        if options.proxies:
+            if not self._proxies.admit(stream, options):
+                return False
+            sessions.start_soon(self._serve_proxied, stream, options, smtp_options, sessions)
+            return True
+        reply = self._judge(stream.peer.host, options)
+        if reply is None:
+            sessions.start_soon(self._serve, stream, options, smtp_options)
+            return True
+        self._refuse(stream, reply, options, sessions)
+        return False
 
     async def _serve_proxied(
         self, stream: Stream, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery

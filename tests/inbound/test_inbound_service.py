@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from elemta.config.sections import LimitsSection, TimeoutsSection
+from elemta.inbound.service import REFUSAL_REST_SECONDS, REFUSALS_BETWEEN_RESTS
 from elemta.inbound.session import FAREWELL_SECONDS
 from elemta.queue.submission import SubmissionTimeout
 from elemta.storage.base import StoreFull, StoreUnavailable
@@ -259,6 +260,22 @@ async def test_too_many_connections_hear_421(autojump_clock: object) -> None:
         await first.reply()
         await trio.testing.wait_all_tasks_blocked()
         assert (await world.connect().reply()).startswith("220")
+
+
+async def test_a_flood_that_is_refused_waits_between_its_bursts(autojump_clock: object) -> None:
+    async with serving(limits=LimitsSection(max_connections=1)) as world:
+        served = world.connect()
+        await served.reply()
+        refused = [world.connect() for _ in range(2 * REFUSALS_BETWEEN_RESTS + 1)]
+        heard = []
+        for client in refused:
+            assert (await client.reply()).startswith("421 4.3.2")
+            heard.append(trio.current_time())
+        first, second = heard[REFUSALS_BETWEEN_RESTS - 1], heard[2 * REFUSALS_BETWEEN_RESTS - 1]
+        assert first == 0
+        assert second == pytest.approx(REFUSAL_REST_SECONDS)
+        assert heard[-1] == pytest.approx(2 * REFUSAL_REST_SECONDS)
+        assert (await served.say("NOOP")).startswith("250")
 
 
 async def test_one_line_a_session_whatever_it_does(autojump_clock: object) -> None:
