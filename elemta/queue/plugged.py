@@ -5,8 +5,9 @@ may stop an attempt, not change a mail.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from elemta.delivery.base import Job
 from elemta.mail.outcome import Deferred, Failed, Outcome
@@ -21,6 +22,8 @@ from elemta.storage.records import QueuedMail
 
 #: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
 NO_REASON = "a filter gave no reason"
+#: The word about a mail that was held here. No plugin can give it: in keys of their own a space has no place.
+HELD_KEY: Final = "held by a filter"
 
 
 @frozen
@@ -28,6 +31,10 @@ class Held:
     """A plugin wants the mail to wait for an operator."""
 
     reason: str
+
+    def noted(self, mail: QueuedMail) -> QueuedMail:
+        """The mail with the word that it was held: an attempt after that is one that an operator wants."""
+        return evolve(mail, annotations={**mail.annotations, HELD_KEY: self.reason})
 
 
 class _Content:
@@ -52,10 +59,11 @@ class _Content:
 class PluggedAttempt:
     """One attempt's side of it."""
 
-    __slots__ = ("_chain", "_delivery", "ledger")
+    __slots__ = ("_chain", "_delivery", "_is_released", "ledger")
 
     def __init__(self, chain: Chain, mail: QueuedMail, job: Job, content: StoredContent) -> None:
         self._chain = chain
+        self._is_released = HELD_KEY in mail.annotations
         self.ledger = Ledger()
         self._delivery = Delivery(
             id=mail.id,
@@ -71,7 +79,10 @@ class PluggedAttempt:
         raise ValueError("a mail in the queue cannot be changed any more")
 
     async def before(self) -> Sequence[Outcome] | Held | None:
-        """What comes of the attempt without making it; None to go on."""
+        """What comes of the attempt without making it; None to go on.
+
+        What an operator released is not held once more: a plugin that says the same each time would keep it for ever.
+        """
         if not self._chain.has(Stage.PRE_DELIVERY):
             return None
         verdict = await self._chain.ask(Stage.PRE_DELIVERY, self, self._delivery)
@@ -81,7 +92,7 @@ class PluggedAttempt:
                 return (Failed(verdict.reply),) * recipients
             case Defer():
                 return (Deferred(verdict.reply),) * recipients
-            case Quarantine(reason):
+            case Quarantine(reason) if not self._is_released:
                 return Held(reason or NO_REASON)
             case _:
                 return None

@@ -98,8 +98,8 @@ class Worker:
         self._content: StoredContent | None = None
         self._outcomes: Sequence[Outcome] | None = None
         self._plugged: PluggedAttempt | None = None
-        #: Why a plugin wants the mail held.
-        self._held = ""
+        #: A plugin wants the mail held.
+        self._held: Held | None = None
         #: The gate was passed: from here on nobody can say what the remote has.
         self._opened = False
         self._store_away = False
@@ -138,8 +138,8 @@ class Worker:
             outcomes = self._outcomes = await self._deliver(due)
             if outcomes is None:
                 self._stopped(due)
-            elif self._held:
-                await self._hold(due, outcomes, self._held)
+            elif self._held is not None:
+                await self._hold(due, outcomes, self._held.reason)
             elif not self._late:
                 plugged = self._plugged
                 await self._settle(due, outcomes)
@@ -192,7 +192,7 @@ class Worker:
         self._plugged = PluggedAttempt(chain, mail, job, content)
         found = await self._plugged.before()
         if isinstance(found, Held):
-            self._held = found.reason
+            self._held = found
             return self._deferred(mail, _HELD)
         return found
 
@@ -268,8 +268,9 @@ class Worker:
             self._supply.dropped(due)
 
     async def _hold(self, due: Due, outcomes: Sequence[Outcome], reason: str) -> None:
-        """The last resort: keep the mail for an operator, with what was delivered marked as such."""
-        mail, options = due.mail, self._shop.options
+        """The last resort, or what a plugin wants: an operator decides. What was delivered is marked as such."""
+        options = self._shop.options
+        mail = due.mail if self._held is None else self._held.noted(due.mail)
         progress = list(mail.progress)
         for index, outcome in zip(pending(mail), outcomes, strict=True):
             # No replies: they may be what could not be kept. What failed is pending, so that its report is not lost.

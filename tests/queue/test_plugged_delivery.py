@@ -75,6 +75,24 @@ async def test_a_quarantined_mail_waits_for_an_operator(autojump_clock: object) 
             assert [call.id for call in world.delivery.calls] == [queue_id]
 
 
+async def test_what_an_operator_released_is_not_held_once_more(autojump_clock: object) -> None:
+    """It may be put off or refused all the same."""
+    held = Quarantine("look at this")
+    async with chain_of(deciding(held, held, held), deciding(CONTINUE, Defer("busy", 451, "4.7.1"))) as bench:
+        world = World(plugins=bench.chain)
+        async with world.running():
+            queue_id = await world.submit("b@dest.example")
+            await trio.sleep(10)
+            await world.service.apply(Order(Verb.RELEASE, Filter(), world.clock.wall(), 10))
+            await trio.sleep(10)
+            found = await world.store.get(queue_id)
+            assert found is not None
+            assert (found.state, str(found.progress[0].reply)) == (QueueState.DEFERRED, "451 4.7.1 busy")
+            assert found.annotations["held by a filter"] == "look at this"
+            await trio.sleep(1000)
+    assert [call.id for call in world.delivery.calls] == [queue_id]
+
+
 @pytest.mark.parametrize("on_error", OnError)
 async def test_a_failure_is_the_policy(on_error: OnError, autojump_clock: object) -> None:
     async with chain_of(deciding(Continue([AddHeader("X-Late", "1")])), on_error=on_error) as bench:
