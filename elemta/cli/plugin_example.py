@@ -24,7 +24,7 @@ from typing import Annotated
 from attrs import frozen
 
 from elemta.config.kinds import About, Whole, Words
-from elemta.plugins.api import CONTINUE, Annotate, Continue, Mail, Plugin, Reject, Session, Verdict
+from elemta.plugins.api import CONTINUE, Annotate, Continue, Mail, Plugin, Reject, Verdict
 
 
 @frozen
@@ -39,7 +39,7 @@ class Settings:
 
 
 class CLASS(Plugin):
-    """Asked when a client says its name, and when the header of a mail has come."""
+    """Asked when a mail begins, and when its header has come."""
 
     settings_class = Settings
     priority = 50
@@ -47,8 +47,8 @@ class CLASS(Plugin):
     about = "Refuses mails by words of their subject."
     settings: Settings
 
-    async def on_helo(self, session: Session) -> Verdict:
-        return CONTINUE if "." in session.helo else Continue(score=self.settings.suspicion)
+    async def on_mail_from(self, mail: Mail) -> Verdict:
+        return CONTINUE if "." in mail.session.helo else Continue(score=self.settings.suspicion)
 
     async def on_data_headers(self, mail: Mail) -> Verdict:
         subject = mail.headers.text("Subject").lower()
