@@ -1,6 +1,7 @@
 """Every change that a plugin may ask for, and its refusal."""
 
 import re
+import time
 from collections.abc import Callable
 from itertools import repeat
 from typing import Any
@@ -221,7 +222,12 @@ def test_bodies_are_bounded_in_all_and_refused_ones_do_not_count() -> None:
     [
         lambda: ReplaceBody(b"a\nb"),
         lambda: ReplaceBody(b"a\rb"),
+        lambda: ReplaceBody(b"a\n\rb"),
+        lambda: ReplaceBody(b"a\r\n\nb"),
+        lambda: ReplaceBody(b"a\r\r\nb"),
         lambda: ReplaceBody(b"x" * (MAX_LINE_OCTETS + 1)),
+        lambda: ReplaceBody(b"a\r\n" + b"x" * (MAX_LINE_OCTETS + 1)),
+        lambda: ReplaceBody(b"a\r\n" + b"x" * (MAX_LINE_OCTETS + 1) + b"\r\nb"),
         lambda: SetSender("jo@example.org"),
         lambda: SetSender(Address("a\r\nRCPT TO:<x", "example.com")),
         lambda: SetSender(Address("jo", "example.com> SIZE=1")),
@@ -253,6 +259,14 @@ def test_bodies_are_bounded_in_all_and_refused_ones_do_not_count() -> None:
 def test_what_makes_no_sense_is_refused_as_it_is_made(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError):
         make()
+
+
+def test_a_large_body_is_checked_while_others_wait_for_a_moment() -> None:
+    """Who sends a mail chooses its lines; a check that begins anew at each octet takes 60 seconds for these."""
+    body = (b"x" * MAX_LINE_OCTETS + b"\r\n") * (MAX_BODY_OCTETS // (MAX_LINE_OCTETS + 2))
+    began = time.process_time()
+    assert ReplaceBody(body).octets == body
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("verdict", [Reject, Defer, Discard, Quarantine])
