@@ -37,8 +37,8 @@ _NAME = re.compile(r"[!-9;-~]+\Z")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 #: A CRLF that is no fold, a bare CR or LF, NUL: none may stand in a field's value.
 _BROKEN = re.compile(rb"\r\n(?![ \t])|\r(?!\n)|(?<!\r)\n|\0")
-#: A line that is too long, from its first octet on: at the beginning, and behind another line. Tried at every octet it would
-#: take two seconds for each megabyte of long lines, and nobody is served meanwhile.
+#: A line that is too long, from its first octet on: at the beginning, and behind another line. Tried at every octet it
+#: would take two seconds for each megabyte of long lines, and nobody is served meanwhile.
 _LONG_FIRST = re.compile(rb"[^\r\n]{%d}" % (MAX_LINE_OCTETS + 1))
 _LONG_LATER = re.compile(rb"\n[^\r\n]{%d}" % (MAX_LINE_OCTETS + 1))
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
