@@ -81,10 +81,11 @@ def check(invocation: Invocation, strict: bool, output: Output) -> None:
 def _plugin_problems(loaded: "Loaded") -> "tuple[Problem, ...]":
     """What keeps the plugins that it turns on from being loaded."""
     from elemta.config.problems import Problem
-    from elemta.supervisor.plugins import wanted_plugins
+    from elemta.config.wanted import wanted_plugins
 
     if not wanted_plugins(loaded.config):
         return ()
+    # Late: with the plugins most of the server is imported, which takes longer than all the rest of the check.
     from elemta.supervisor.plugin_check import plugin_problems
 
     return tuple(Problem("", str(loaded.source or ""), says) for says in plugin_problems(loaded.config))

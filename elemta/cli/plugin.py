@@ -116,8 +116,8 @@ def check(invocation: Invocation, output: Output) -> None:
     elemta plugin check -o json | jq -r '.errors[].message'
     """
     loaded = invocation.load()
+    from elemta.config.wanted import wanted_plugins
     from elemta.supervisor.plugin_check import plugin_problems
-    from elemta.supervisor.plugins import wanted_plugins
 
     names = [one.entry.name for one in wanted_plugins(loaded.config)]
     problems = plugin_problems(loaded.config)

@@ -15,10 +15,10 @@ from elemta.config.keys import Key, Shape, keys_of
 from elemta.config.sections import Config
 from elemta.config.show import MASK
 from elemta.config.structure import unstructure
+from elemta.config.wanted import Wanted, wanted_plugins
 from elemta.plugins.api import Host, OnError, Plugin, Stage
-from elemta.plugins.loader import Found, PluginsUnusable, Wanted, load_plugins, shape_problems
+from elemta.plugins.loader import Found, PluginsUnusable, load_plugins, shape_problems
 from elemta.supervisor.plugin_check import every_plugin, idle_hosts
-from elemta.supervisor.plugins import wanted_plugins
 
 
 @frozen

@@ -23,9 +23,9 @@ from attrs import frozen
 
 from elemta.config.document import dotted
 from elemta.config.keys import shape_of
-from elemta.config.plugins import PluginEntry
 from elemta.config.problems import ConfigError
 from elemta.config.structure import Findings, structure_as
+from elemta.config.wanted import Wanted
 from elemta.plugins.api import Host, OnError, Plugin, Stage
 from elemta.plugins.chain import Member
 
@@ -120,21 +120,6 @@ def _class_in(found: object, where: str) -> type[Plugin]:
 
 
 # ---- making them ---------------------------------------------------------------------------------
-
-
-@frozen
-class Wanted:
-    """One plugin that the configuration asks for. `settings` are JSON, or the section itself where it has its own."""
-
-    entry: PluginEntry
-    #: Where its settings stand in the configuration, for what is said about them.
-    path: str
-    settings: object = None
-
-
-def wanted_of(entries: Sequence[PluginEntry]) -> list[Wanted]:
-    """What the list of the configuration asks for."""
-    return [Wanted(entry, f"plugins.plugins[{index}]") for index, entry in enumerate(entries) if entry.enabled]
 
 
 def load_plugins(wanted: Sequence[Wanted], known: Mapping[str, Found], host_of: Callable[[str], Host]) -> list[Member]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from elemta.config.sections import Config
+from elemta.config.wanted import wanted_plugins
 from elemta.net.sockets import SystemNetwork
 from elemta.plugins.api import Host
 from elemta.plugins.host import Facilities
@@ -20,7 +21,7 @@ from elemta.resolver.cache import CachingResolver
 from elemta.resolver.dns import DnsResolver
 from elemta.runtime.world import system_runtime
 from elemta.storage.keyvalue_memory import MemoryKeyValue
-from elemta.supervisor.plugins import plugin_folder, route_names, wanted_plugins
+from elemta.supervisor.plugins import plugin_folder, route_names
 
 
 def plugin_problems(config: Config) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import trio
 
-from elemta.config.plugins import PluginEntry
 from elemta.config.sections import Config
+from elemta.config.wanted import wanted_plugins
 from elemta.inbound.plugged import Plugins
 from elemta.observe.watch import Watch
 from elemta.plugins.api import Plugin, SharedAway
@@ -20,8 +20,7 @@ from elemta.plugins.chain import Chain, Member, asked_in
 from elemta.plugins.containment import to_pass
 from elemta.plugins.host import Facilities
 from elemta.plugins.leftovers import closing
-from elemta.plugins.loader import Found, PluginsUnusable, Wanted, known_plugins, load_plugins, wanted_of
-from elemta.plugins.scanners.wanted import wanted_scanners
+from elemta.plugins.loader import Found, PluginsUnusable, known_plugins, load_plugins
 from elemta.plugins.tasks import TaskKeeper, run_in
 from elemta.plugins.watchdog import Watchdog
 from elemta.storage.keyvalue import KeyValueStore
@@ -32,16 +31,6 @@ from elemta.supervisor.failures import CONFIG, CannotStart
 START_SECONDS = 30.0
 #: Seconds that all plugins have to stop.
 STOP_SECONDS = 5.0
-
-
-def wanted_plugins(config: Config) -> list[Wanted]:
-    """Every plugin that the configuration turns on, be it by a section of its own."""
-    listed = wanted_of(config.plugins.plugins) if config.plugins.enabled else []
-    own = wanted_scanners(config.antispam, config.antivirus)
-    for name, section in (("ratelimit", config.rate_limiter), ("rules", config.rules)):
-        if section.enabled:
-            own.append(Wanted(PluginEntry(name), name if name == "rules" else "rate_limiter", section))
-    return [*own, *listed]
 
 
 def plugin_folder(config: Config) -> Path | None:

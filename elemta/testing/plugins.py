@@ -23,6 +23,7 @@ from attrs import evolve, field, frozen
 from structlog.testing import LogCapture
 
 from elemta.config.plugins import PluginEntry, PluginFailure, PluginsSection
+from elemta.config.wanted import Wanted
 from elemta.mail.envelope import Priority, Recipient
 from elemta.mail.headers import header_block
 from elemta.net.base import Endpoint
@@ -31,7 +32,7 @@ from elemta.plugins.api import CONTINUE, Continue, Discard, OnError, Plugin, Qua
 from elemta.plugins.chain import Chain, Member
 from elemta.plugins.costs import Cost
 from elemta.plugins.host import Facilities
-from elemta.plugins.loader import Found, Wanted, load_plugins
+from elemta.plugins.loader import Found, load_plugins
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.queue.submission import Submission

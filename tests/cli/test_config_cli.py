@@ -52,6 +52,17 @@ def test_check_of_a_sound_configuration(folder: Path, invoke: Invoke) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "./elemta.conf: ok\n", "")
 
 
+def test_check_without_plugins_imports_none(folder: Path) -> None:
+    write(folder, SOUND)
+    script = (
+        "import sys\nfrom elemta.cli.main import main\n"
+        "try:\n    main(['config', 'check'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(*sorted({'trio', 'structlog', 'elemta.plugins', 'elemta.supervisor'} & set(sys.modules)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, cwd=folder)
+    assert (ran.stdout, ran.stderr) == ("./elemta.conf: ok\n\n", "")
+
+
 def test_check_without_a_file(invoke: Invoke) -> None:
     result = invoke("config", "check", environ={"ELEMTA_HOSTNAME": "mail.example.com"})
     assert (result.exit_code, result.stdout) == (0, "no file was found, the defaults hold: ok\n")

@@ -11,9 +11,10 @@ from attrs import frozen
 
 from elemta.config.kinds import About, Bool, Whole, Words
 from elemta.config.plugins import PluginEntry, PluginFailure
+from elemta.config.wanted import Wanted, wanted_of
 from elemta.plugins import loader
 from elemta.plugins.api import CONTINUE, Mail, OnError, Plugin, Verdict
-from elemta.plugins.loader import Found, PluginsUnusable, Wanted, known_plugins, load_plugins, shape_problems, wanted_of
+from elemta.plugins.loader import Found, PluginsUnusable, known_plugins, load_plugins, shape_problems
 from elemta.runtime.threads import InlineThreads
 from tests.plugins.fakes import PlainHost
 

@@ -11,11 +11,12 @@ from elemta.config.plugins import PluginEntry
 from elemta.config.problems import ConfigError
 from elemta.config.rules import DefaultAction, RulesSection
 from elemta.config.structure import structure_as
+from elemta.config.wanted import Wanted
 from elemta.mail.envelope import Recipient
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import OnError, Plugin, Stage
 from elemta.plugins.chain import Chain, Member
-from elemta.plugins.loader import Found, PluginsUnusable, Wanted, load_plugins, shape_problems
+from elemta.plugins.loader import Found, PluginsUnusable, load_plugins, shape_problems
 from elemta.plugins.rules.plugin import MAX_LINES_PER_SESSION, Rules
 from elemta.plugins.verdicts import CONTINUE, Annotate, Continue, Defer, Reject
 from elemta.smtp.grammar import parse_address

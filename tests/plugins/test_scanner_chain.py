@@ -12,13 +12,13 @@ from trio.testing import MockClock
 
 from elemta.config.scanners import AntispamSection, AntivirusSection
 from elemta.config.structure import structure_as
+from elemta.config.wanted import wanted_scanners
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import CONTINUE, Defer, Reject, Stage, Verdict
 from elemta.plugins.chain import Chain
 from elemta.plugins.loader import Found, load_plugins
 from elemta.plugins.scanners.clamav import ClamAV
 from elemta.plugins.scanners.spamassassin import SpamAssassin
-from elemta.plugins.scanners.wanted import wanted_scanners
 from tests.plugins.fakes import a_mail
 from tests.plugins.scanning import ADDRESS, Octets, Talk, hang, scanner
 from tests.plugins.test_scanner_daemons import clamd, spamd

@@ -10,11 +10,11 @@ from elemta.config.problems import Report
 from elemta.config.scanner_checks import check_scanners
 from elemta.config.scanners import AntispamSection, AntivirusSection, OnVirus
 from elemta.config.structure import Findings, structure_as, unstructure
-from elemta.plugins.loader import Found, Wanted, load_plugins
+from elemta.config.wanted import DEADLINE_MARGIN_SECONDS, Wanted, wanted_scanners
+from elemta.plugins.loader import Found, load_plugins
 from elemta.plugins.scanners.clamav import ClamAV
 from elemta.plugins.scanners.rspamd import Rspamd
 from elemta.plugins.scanners.spamassassin import SpamAssassin
-from elemta.plugins.scanners.wanted import DEADLINE_MARGIN_SECONDS, wanted_scanners
 
 
 def spam(**keys: Any) -> AntispamSection:
