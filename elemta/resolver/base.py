@@ -35,6 +35,11 @@ class Resolver(Protocol):
         """The A and AAAA addresses of a host, as text. Raises `ResolutionFailed`, `NameNotFound`."""
         ...
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        """The A records of a name alone, as text: what lists in DNS answer with (RFC 5782 §2.1), which no hosts file
+        knows. Raises `ResolutionFailed`, `NameNotFound`."""
+        ...
+
     async def pointers(self, address: str) -> list[str]:
         """The names that an IP address has by its PTR records, lower-case without the final dot.
 

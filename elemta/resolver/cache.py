@@ -96,6 +96,7 @@ class CachingResolver:
     def __init__(self, resolver: Resolver) -> None:
         self._exchangers = _Memory(resolver.mail_exchangers, MAX_ANSWERS)
         self._addresses = _Memory(resolver.addresses, MAX_ANSWERS)
+        self._ipv4_addresses = _Memory(resolver.ipv4_addresses, MAX_ANSWERS)
         self._pointers = _Memory(resolver.pointers, MAX_ANSWERS)
         self._texts = _Memory(resolver.texts, MAX_TEXT_ANSWERS)
 
@@ -106,6 +107,10 @@ class CachingResolver:
     async def addresses(self, host: str) -> list[str]:
         """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
         return await self._addresses.answer(host)
+
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""
+        return await self._ipv4_addresses.answer(name)
 
     async def pointers(self, address: str) -> list[str]:
         """As the resolver behind; the list is the caller's own. Raises `ResolutionFailed`, `NameNotFound`."""

@@ -93,6 +93,10 @@ class DnsResolver:
             _raise_failure(six.failure, four.failure)
         return found
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        """The A records of a name, by DNS alone. Raises `ResolutionFailed`, `NameNotFound`."""
+        return [str(record.address) for record in (await self._ask(name, dns.rdatatype.A))[:MAX_RECORDS]]
+
     async def pointers(self, address: str) -> list[str]:
         """The names of an IP address by its PTR records, `MAX_POINTERS` at most. Raises `ResolutionFailed`,
         `NameNotFound`."""

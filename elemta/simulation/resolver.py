@@ -44,6 +44,10 @@ class ScriptedResolver:
         """The scripted addresses."""
         return list((await self._name(host)).addresses)
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        """Those of the scripted addresses that an A record can hold."""
+        return [address for address in (await self._name(name)).addresses if ":" not in address]
+
     async def pointers(self, address: str) -> list[str]:
         """The scripted PTR records."""
         return list((await self._name(ip_address(address).reverse_pointer)).pointers)

@@ -34,6 +34,9 @@ class Names:
     async def addresses(self, host: str) -> list[str]:
         return self.known
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        raise AssertionError("LMTP asks for no A alone")
+
     async def pointers(self, address: str) -> list[str]:
         raise AssertionError("LMTP asks for no PTR")
 

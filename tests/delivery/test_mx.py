@@ -54,6 +54,9 @@ class Zone(Resolver):
             return []
         raise NameNotFound(f"the domain {host} does not exist")
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        raise AssertionError("a delivery asks for no A alone")
+
     async def pointers(self, address: str) -> list[str]:
         raise AssertionError("a delivery asks for no PTR")
 

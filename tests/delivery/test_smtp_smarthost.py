@@ -24,6 +24,9 @@ class Names:
             raise self.answer
         return self.answer
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        raise AssertionError("a delivery asks for no A alone")
+
     async def pointers(self, address: str) -> list[str]:
         raise AssertionError("a delivery asks for no PTR")
 

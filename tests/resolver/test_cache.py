@@ -35,6 +35,10 @@ class Slow(Resolver):
         await self._think(host)
         return ["192.0.2.1"]
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        await self._think(name)
+        return ["127.0.0.2"]
+
     async def pointers(self, address: str) -> list[str]:
         await self._think(address)
         return ["mx.example.com"]
@@ -65,7 +69,8 @@ async def test_each_kind_of_question_has_answers_of_its_own(autojump_clock: trio
         assert await resolver.texts("192.0.2.1") == ["v=spf1 -all"]
         assert await resolver.pointers("192.0.2.1") == ["mx.example.com"]
         assert await resolver.addresses("192.0.2.1") == ["192.0.2.1"]
-    assert behind.asked["192.0.2.1"] == 3
+        assert await resolver.ipv4_addresses("192.0.2.1") == ["127.0.0.2"]
+    assert behind.asked["192.0.2.1"] == 4
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ async def test_addresses_of_both_kinds() -> None:
     assert set(found[1:]) == {"192.0.2.1", "192.0.2.2"}
 
 
+async def test_a_records_alone_are_asked_of_dns_alone(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.9 2.0.0.127.list.example\n")
+    server = DnsServer()
+    server.add("2.0.0.127.list.example", "A", "127.0.0.2", "127.0.0.4")
+    server.add("six.list.example", "AAAA", "2001:db8::1")
+    async with running(server):
+        resolver = DnsResolver(WorkerThreads(), nameservers=[server.nameserver], hosts_path=str(hosts))
+        assert sorted(await resolver.ipv4_addresses("2.0.0.127.list.example")) == ["127.0.0.2", "127.0.0.4"]
+        assert await resolver.ipv4_addresses("six.list.example") == []
+        with pytest.raises(NameNotFound):
+            await resolver.ipv4_addresses("3.0.0.127.list.example")
+    assert {kind for _, kind, _ in server.asked} == {"A"}
+
+
 async def test_a_name_without_such_records_gives_an_empty_list() -> None:
     server = DnsServer()
     server.add("example.com", "TXT", "hello")

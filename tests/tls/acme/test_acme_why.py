@@ -69,6 +69,9 @@ class Book:
     async def mail_exchangers(self, domain: str) -> list[MailExchanger]:
         raise NotImplementedError(domain)
 
+    async def ipv4_addresses(self, name: str) -> list[str]:
+        raise NotImplementedError(name)
+
     async def pointers(self, address: str) -> list[str]:
         raise NotImplementedError(address)
 
