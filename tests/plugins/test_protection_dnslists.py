@@ -13,6 +13,7 @@ from elemta.net.base import Endpoint
 from elemta.plugins.api import CONTINUE, Continue, Reject, Verdict
 from elemta.plugins.mail import SessionFacts
 from elemta.plugins.protection.dnslists import (
+    LOG_SECONDS,
     MAX_ZONES,
     AnswerSettings,
     DnsLists,
@@ -83,8 +84,6 @@ def test_control_questions() -> None:
         (["127.0.0.1"], 0, Trouble.FOREIGN),
         (["192.0.2.80"], 0, Trouble.FOREIGN),
         (["127.0.0.2", "192.0.2.80"], 0, Trouble.FOREIGN),
-        (["2001:db8::80"], 0, Trouble.FOREIGN),
-        (["::ffff:127.0.0.2"], 0, Trouble.FOREIGN),
     ],
 )
 def test_answers(answers: list[str], score: float, trouble: Trouble | None) -> None:
@@ -175,7 +174,7 @@ async def test_nobody_lists_the_client(autojump_clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.255.255.254", "192.0.2.80"])
-async def test_what_is_no_listing_is_logged_once(address: str, autojump_clock: Clock) -> None:
+async def test_what_is_no_listing_is_logged_once_an_hour(address: str, autojump_clock: Clock) -> None:
     world = World({f"{HERE}.black.example": listed(address)})
     plugin = lists(world)
     for _ in range(3):
@@ -183,6 +182,23 @@ async def test_what_is_no_listing_is_logged_once(address: str, autojump_clock: C
     (event,) = world.events("plugin.list_ignored")
     assert event["zone"] == "black.example"
     assert event["log_level"] == "warning"
+    await trio.sleep(LOG_SECONDS)
+    await plugin.on_mail_from(a_mail())
+    assert len(world.events("plugin.list_ignored")) == 2
+
+
+async def test_an_ipv6_address_is_no_answer_of_a_list(autojump_clock: Clock) -> None:
+    """RFC 5782 §2.1: lists answer with A records; nothing else is asked for."""
+    world = World({f"{HERE}.black.example": listed("2001:db8::80", "::ffff:127.0.0.2")})
+    assert await ask(world) is CONTINUE
+    assert not world.events("plugin.list_ignored")
+
+
+async def test_a_list_that_was_written_twice_counts_once(autojump_clock: Clock) -> None:
+    world = World({f"{HERE}.grey.example": listed("127.0.0.2")})
+    verdict = await ask(world, GREY, ZoneSettings("grey.example", 4.0))
+    assert isinstance(verdict, Continue)
+    assert (verdict.score, word_of(verdict)) == (2.0, "grey.example +2")
 
 
 async def test_a_list_that_has_everybody_on_it_counts_for_nothing(autojump_clock: Clock) -> None:
@@ -251,6 +267,8 @@ async def test_who_answers_too_late_says_nothing(autojump_clock: Clock) -> None:
     begin = trio.current_time()
     assert reply_of(await ask(slow.world)) == "550 5.7.1 192.0.2.1 is listed by black.example"
     assert trio.current_time() - begin == 5.0
+    (event,) = world.events("plugin.list_ignored")
+    assert (event["zone"], event["reason"]) == ("grey.example", Trouble.SILENT.value)
 
 
 async def test_a_reason_that_is_late_is_done_without(autojump_clock: Clock) -> None:
@@ -279,19 +297,24 @@ class SlowZone:
 
     def __init__(self, world: World, zone: str, seconds: float) -> None:
         self.world = world
-        self._ask = world.resolver.addresses
+        self._ask = world.resolver.ipv4_addresses
         self._zone, self._seconds = zone, seconds
-        world.resolver.addresses = self.addresses  # type: ignore[method-assign]  # one zone of many
+        world.resolver.ipv4_addresses = self.answer  # type: ignore[method-assign]  # one zone of many
 
-    async def addresses(self, host: str) -> list[str]:
-        if host.endswith(self._zone):
+    async def answer(self, name: str) -> list[str]:
+        if name.endswith(self._zone):
             await trio.sleep(self._seconds)
-        return await self._ask(host)
+        return await self._ask(name)
 
 
-async def test_a_list_that_is_away_lists_nobody(autojump_clock: Clock) -> None:
-    world = World({f"{HERE}.black.example": Name(addresses=("127.0.0.2",), failing_until=1e9)})
+@pytest.mark.parametrize("away", [f"{HERE}.black.example", "1.0.0.127.black.example"])
+async def test_a_list_that_is_away_lists_nobody(away: str, autojump_clock: Clock) -> None:
+    """Nor does one that does not say whether it lists everybody."""
+    names = {f"{HERE}.black.example": listed("127.0.0.2"), away: Name(addresses=("127.0.0.2",), failing_until=1e9)}
+    world = World(names)
     assert await ask(world) is CONTINUE
+    (event,) = world.events("plugin.list_ignored")
+    assert (event["zone"], event["reason"]) == ("black.example", Trouble.SILENT.value)
 
 
 async def test_a_dry_run_only_reports(autojump_clock: Clock) -> None:

@@ -16,9 +16,10 @@ from elemta.config.protection import (
 )
 from elemta.plugins.api import CONTINUE
 from elemta.plugins.mail import MailInHand
-from elemta.plugins.protection.counters import LOG_SECONDS, MAX_SWAPS, REST_SECONDS, SHARED_SECONDS
+from elemta.plugins.protection.counters import MAX_SWAPS
 from elemta.plugins.protection.limits import MAX_KEY_OCTETS, bounded_key
 from elemta.plugins.protection.ratelimit import RateLimit
+from elemta.plugins.protection.shared import LOG_SECONDS, REST_SECONDS, SHARED_SECONDS
 from elemta.simulation.resolver import Name
 from tests.plugins.protection_world import World, a_mail, a_session, reply_of, to, with_content, word_of
 
@@ -165,6 +166,14 @@ async def test_listed_addresses_are_not_counted(client: str, autojump_clock: Clo
     assert not world.shared.calls
 
 
+async def test_listed_addresses_are_not_counted_where_nobody_asked_when_they_connected(autojump_clock: Clock) -> None:
+    """As behind a rest of the plugin."""
+    plugin, session = limiter(World(), max_messages_per_hour=1, whitelist_ips=("192.0.2.1",)), a_session()
+    for _ in range(3):
+        assert await plugin.on_mail_from(a_mail(session)) is CONTINUE
+        assert await plugin.on_rcpt_to(a_mail(session), to()) is CONTINUE
+
+
 async def test_banned_addresses_may_not_connect(autojump_clock: Clock) -> None:
     plugin = limiter(World(), blacklist_ips=("192.0.2.0/28", "2001:db8::/32"), whitelist_ips=("192.0.2.3",))
     refused = "554 5.7.1 your address is not welcome here"
@@ -302,6 +311,35 @@ async def test_a_store_that_hangs_costs_a_client_two_seconds_once(autojump_clock
     assert len(world.events("plugin.shared_away")) == 1
 
 
+async def test_a_store_that_is_too_slow_for_all_keeps_nobody_for_long(autojump_clock: Clock) -> None:
+    """Sessions of one subject take turns: those far behind are counted here, and none of them twice."""
+    world = World()
+    plugin = limiter(world, max_messages_per_hour=80)
+    world.shared.hangs_seconds = 0.5
+    replies: list[str] = []
+
+    async def come() -> None:
+        replies.extend(await mails(plugin, 1))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(come)
+    assert trio.current_time() == SHARED_SECONDS
+    assert len(replies) == 100
+    assert 76 <= replies.count("") <= 80
+    assert len(world.events("plugin.shared_away")) == 1
+
+
+async def test_a_look_at_a_store_that_hangs_is_waited_for_once_a_rest(autojump_clock: Clock) -> None:
+    world = World()
+    network, sender = NetworkRatesSection(None, None, None, None, 1000), SenderRatesSection(octets_per_hour=1000)
+    plugin = limiter(world, max_data_per_hour=1000, per_network=network, per_sender=sender)
+    world.shared.hangs_seconds = 1000.0
+    for _ in range(3):
+        assert await plugin.on_mail_from(a_mail(declared_size=10)) is CONTINUE
+    assert trio.current_time() == SHARED_SECONDS
+
+
 async def test_what_is_remembered_here_is_bounded(autojump_clock: Clock) -> None:
     world = World()
     world.shared.is_away = True
@@ -350,6 +388,15 @@ async def test_what_a_dry_run_said_before_there_was_a_mail_stands_at_the_mail(au
     assert await plugin.on_connect(session) is CONTINUE
     word = word_of(await plugin.on_mail_from(a_mail(session)))
     assert word == "would answer 554 5.7.1 your address is not welcome here"
+
+
+async def test_a_mail_bears_no_word_that_was_said_of_another(autojump_clock: Clock) -> None:
+    plugin, session = limiter(World(), max_messages_per_minute=1, dry_run=True), a_session()
+    await plugin.on_connect(session)
+    words = [word_of(await plugin.on_mail_from(a_mail(session))) for _ in range(2)]
+    await trio.sleep(60)
+    words.append(word_of(await plugin.on_mail_from(a_mail(session))))
+    assert [bool(word) for word in words] == [False, True, False]
 
 
 async def test_a_dry_run_reports_a_bounded_number_of_things(autojump_clock: Clock) -> None:

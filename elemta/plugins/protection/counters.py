@@ -1,29 +1,24 @@
 """Buckets that are counted over all nodes, or in this process while that is impossible.
 
-What is not here: how a bucket works (`buckets`), which there are (`limits`).
-Everything that passes is written down in this process as well. While the key-value store does not answer, that is what
-counts, which is logged once a minute. Otherwise it is a guess at what the store has: while guesses are right, as they
-are on a single node, a bucket is drawn from by one write, and no read. Failures raised: none but cancellation.
+What is not here: how a bucket works (`buckets`), which there are (`limits`), how long the key-value store is waited for
+(`shared`).
+Everything that passes is written down in this process as well. While the store does not answer, that is what counts.
+Otherwise it is a guess at what the store has: while guesses are right, as they are on a single node, a bucket is drawn
+from by one write, and no read. Failures raised: none but cancellation.
 """
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from math import inf
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import trio
 
-from elemta.plugins.api import Host, SharedAway
+from elemta.plugins.api import Host
 from elemta.plugins.protection.buckets import MICROSECONDS, Drawn, draw, dump, full_at, give_back, load
 from elemta.plugins.protection.limits import Charge
+from elemta.plugins.protection.shared import SharedState
 
-#: Seconds that the store has for one bucket before this process counts alone; a client waits meanwhile.
-SHARED_SECONDS: Final = 2.0
-#: Seconds for which a store that failed is not asked again.
-REST_SECONDS: Final = 5.0
-#: Seconds between two log lines about that.
-LOG_SECONDS: Final = 60.0
 #: Times that a number is read anew because another node changed it. Sessions of one process take turns, so that each
 #: time one of the other nodes got further; a few of them never lose so often in a row.
 MAX_SWAPS: Final = 8
@@ -34,6 +29,8 @@ MOST_TRUST: Final = 8
 TURNS: Final = 64
 #: Seconds beyond the time when a bucket is full again that it is kept: nodes' clocks are that far apart.
 KEEP_SECONDS: Final = 5.0
+
+T = TypeVar("T")
 
 
 class Counters:
@@ -46,41 +43,42 @@ class Counters:
         self._here: OrderedDict[str, bytes] = OrderedDict()
         self._trust = TRUST
         self._turns = [trio.Lock() for _ in range(TURNS)]
-        self._rests_until = self._next_log = -inf
+        self._shared = SharedState(
+            host, meanwhile="what other nodes count does not count here meanwhile; this node's own does"
+        )
 
     async def draw(self, charges: Sequence[Charge]) -> tuple[Charge, float] | None:
         """Draw every charge, or none of them: then the first that does not pass, with the seconds to wait."""
         for index, charge in enumerate(charges):
-            wait = await self._draw(charge)
-            if wait is not None:
+            drawn = await self._ask(self._draw_shared, charge) or self._drawn_here(charge)
+            if drawn.wait is not None:
                 for earlier in charges[:index]:
                     await self._give_back(earlier)
-                return charge, wait / MICROSECONDS
+                return charge, drawn.wait / MICROSECONDS
         return None
 
     async def look(self, charges: Sequence[Charge]) -> tuple[Charge, float] | None:
         """As `draw`, without drawing."""
         for charge in charges:
-            wait = await self._look(charge)
-            if wait is not None:
-                return charge, wait / MICROSECONDS
+            seen = await self._ask(self._look_shared, charge) or self._drawn(charge, self._here.get(charge.key))
+            if seen.wait is not None:
+                return charge, seen.wait / MICROSECONDS
         return None
 
     # ---- one subject ---------------------------------------------------------------------------------
 
-    async def _draw(self, charge: Charge) -> int | None:
-        async with self._turn(charge.key):
-            if self._is_shared:
-                with trio.move_on_after(SHARED_SECONDS):
-                    try:
-                        drawn = await self._draw_shared(charge)
-                    except SharedAway as error:
-                        self._rest(str(error))
-                    else:
-                        return self._drawn_here(charge).wait if drawn is None else drawn.wait
-                if self._is_shared:
-                    self._rest(f"no answer within {SHARED_SECONDS:g} s")
-            return self._drawn_here(charge).wait
+    async def _ask(self, work: Callable[[Charge], Awaitable[T | None]], charge: Charge) -> T | None:
+        """What comes of asking the store, one session after the other; None while it does not answer in time.
+
+        Waiting for the turn counts: a store that is too slow for all who come must not keep them until the plugin's
+        own deadline, past which nothing would be limited at all.
+        """
+
+        async def in_turn() -> T | None:
+            async with self._turn(charge.key):
+                return None if self._shared.rests else await work(charge)
+
+        return await self._shared.ask(in_turn)
 
     async def _draw_shared(self, charge: Charge) -> Drawn | None:
         """Draw from what all nodes share; None when others were always faster. Raises `SharedAway`."""
@@ -130,50 +128,33 @@ class Counters:
         self._remember(charge.key, dump(drawn.numbers))
         return drawn
 
-    async def _look(self, charge: Charge) -> int | None:
-        kept = self._here.get(charge.key)
-        if self._is_shared:
-            try:
-                with trio.move_on_after(SHARED_SECONDS):
-                    kept = await self._host.shared.get(charge.key)
-            except SharedAway as error:
-                self._rest(str(error))
-        return self._drawn(charge, kept).wait
+    async def _look_shared(self, charge: Charge) -> Drawn:
+        return self._drawn(charge, await self._host.shared.get(charge.key))
 
     async def _give_back(self, charge: Charge) -> None:
-        async with self._turn(charge.key):
-            known = self._here.get(charge.key)
-            if known is not None:
-                self._remember(charge.key, self._given_back(charge, known))
-            if not self._is_shared:
-                return
-            try:
-                with trio.move_on_after(SHARED_SECONDS):
-                    await self._give_back_shared(charge)
-            except SharedAway as error:
-                self._rest(str(error))
+        known = self._here.get(charge.key)
+        if not await self._ask(self._give_back_shared, charge) and known is not None:
+            self._remember(charge.key, self._given_back(charge, known))
 
-    async def _give_back_shared(self, charge: Charge) -> None:
+    async def _give_back_shared(self, charge: Charge) -> bool:
+        """False when it is full again and forgotten, or others were always faster. Raises `SharedAway`."""
         shared = self._host.shared
         for _ in range(MAX_SWAPS):
             old = await shared.get(charge.key)
-            if old is None:  # full again, and forgotten
-                return
+            if old is None:
+                return False
             new = self._given_back(charge, old)
             full = full_at(load(new), rates=charge.rates)
             seconds = max(full - self._now(), 0) / MICROSECONDS + KEEP_SECONDS
             if await shared.swap(charge.key, old, new, seconds=seconds):
                 self._remember(charge.key, new)
-                return
+                return True
+        return False
 
     def _given_back(self, charge: Charge, kept: bytes) -> bytes:
         return dump(give_back(load(kept), rates=charge.rates, cost=charge.cost))
 
     # ---- this process --------------------------------------------------------------------------------
-
-    @property
-    def _is_shared(self) -> bool:
-        return trio.current_time() >= self._rests_until
 
     def _turn(self, key: str) -> trio.Lock:
         return self._turns[zlib.crc32(key.encode("utf-8", "surrogatepass")) % TURNS]
@@ -186,14 +167,3 @@ class Counters:
         self._here.move_to_end(key)
         if len(self._here) > self._most_keys:
             self._here.popitem(last=False)
-
-    def _rest(self, error: str) -> None:
-        now = trio.current_time()
-        self._rests_until = now + REST_SECONDS
-        if now >= self._next_log:
-            self._next_log = now + LOG_SECONDS
-            self._host.log.warning(
-                "plugin.shared_away",
-                error=error,
-                remedy="what other nodes count does not count here meanwhile; this node's own does",
-            )

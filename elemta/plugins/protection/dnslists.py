@@ -2,19 +2,20 @@
 
 What is not here: what answers mean (`listing`). A client is asked about once a session, at its first MAIL: whoever has
 logged in by then, or may relay, is not asked about, nor are addresses that the public DNS knows nothing of. All lists
-are asked at once, under one deadline; a list that does not answer in time says nothing.
+are asked at once, under one deadline; a list that does not answer in time, or not whether it lists everybody, says
+nothing.
 """
 
 from typing import Annotated, Final, cast
 
 import trio
-from attrs import define, field, frozen
+from attrs import frozen
 
 from elemta.config.kinds import About, Amount, Bool, Domain, Form, Relay, Seconds
 from elemta.plugins.api import CONTINUE, Host, Mail, Reject, Session, Verdict
 from elemta.plugins.protection import listing
-from elemta.plugins.protection.clients import UNLISTED, Address, Networks, address_of, is_trusted
-from elemta.plugins.protection.listing import Answer, Listing, Trouble, Zone
+from elemta.plugins.protection.clients import Address
+from elemta.plugins.protection.listing import Answer, Listing, Reading, Trouble, Zone
 from elemta.plugins.protection.report import Protection, in_ascii
 from elemta.resolver.base import NameNotFound, ResolutionFailed
 
@@ -22,6 +23,8 @@ from elemta.resolver.base import NameNotFound, ResolutionFailed
 MAX_ZONES: Final = 32
 #: Lists that are asked at once, over all sessions: whoever comes beyond waits, within the deadline.
 MAX_QUESTIONS: Final = 500
+#: Seconds between two log lines about one trouble with one list.
+LOG_SECONDS: Final = 3600.0
 
 _Score = Annotated[float, Amount("points", -1000, 1000)]
 
@@ -82,13 +85,6 @@ class DnsListsSettings:
 MOST_SECONDS: Final = 20.0
 
 
-@define
-class _Client:
-    """What the lists say of a session's client; an empty tuple where none says anything."""
-
-    listings: tuple[Listing, ...] = field(default=())
-
-
 class DnsLists(Protection):
     """Refuses clients that lists warn of."""
 
@@ -100,59 +96,72 @@ class DnsLists(Protection):
     def __init__(self, host: Host, settings: DnsListsSettings | None = None) -> None:
         super().__init__(host, settings)
         self._settings = cast(DnsListsSettings, self.settings)
-        self._zones = [_zone(each) for each in self._settings.zones[:MAX_ZONES]]
-        self._free = Networks(self._settings.whitelist_ips)
+        zones: dict[str, Zone] = {}
+        for each in self._settings.zones:  # one that was written twice counts once, as it was written first
+            zones.setdefault(each.zone, _zone(each))
+        self._zones = list(zones.values())[:MAX_ZONES]
         self._questions = trio.CapacityLimiter(MAX_QUESTIONS)
-        #: What was logged of each list; bounded by lists and kinds of trouble.
-        self._told: set[tuple[str, Trouble]] = set()
+        #: When what was logged of a list may be logged again; bounded by lists and kinds of trouble.
+        self._next_log: dict[tuple[str, Trouble], float] = {}
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
         session = mail.session
-        address = address_of(session.client.host)
-        if address is None or is_trusted(session) or UNLISTED.has(address) or self._free.has(address):
+        address = self.public_address(session)
+        if address is None:
             return CONTINUE
-        client = await self._client(session, address)
-        if not client.listings:
+        listings = await self._listings(session, address)
+        if not listings:
             return CONTINUE
-        score = listing.total(client.listings)
+        score = listing.total(listings)
         if score >= self._settings.reject_at:
-            text = listing.refusal(str(address), client.listings)
+            text = listing.refusal(str(address), listings)
             return self.refuse(Reject(text, 550, "5.7.1", score=score), session, mail=mail)
-        return self.annotated(listing.summary(client.listings), score=0.0 if self.is_dry_run else score)
+        return self.annotated(listing.summary(listings), score=0.0 if self.is_dry_run else score)
 
-    async def _client(self, session: Session, address: Address) -> _Client:
-        known = session.notes.get(self)
-        if not isinstance(known, _Client):
-            known = session.notes[self] = _Client(await self._ask_all(address))
+    async def _listings(self, session: Session, address: Address) -> tuple[Listing, ...]:
+        known: tuple[Listing, ...] | None = session.notes.get(self)
+        if known is None:
+            known = session.notes[self] = await self._ask_all(address)
         return known
 
     async def _ask_all(self, address: Address) -> tuple[Listing, ...]:
         """What every list says, in their order, as far as they answer in time."""
-        found: dict[str, Listing] = {}
+        heard: dict[str, Listing | None] = {}
         with trio.move_on_after(min(self._settings.timeout, MOST_SECONDS)):
             async with trio.open_nursery() as nursery:
                 for zone in self._zones:
-                    nursery.start_soon(self._ask, address, zone, found)
-        return tuple(found[zone.name] for zone in self._zones if zone.name in found)
+                    nursery.start_soon(self._ask, address, zone, heard)
+        for zone in self._zones:
+            if zone.name not in heard:
+                self._tell(zone, Trouble.SILENT)
+        return tuple(said for zone in self._zones if (said := heard.get(zone.name)) is not None)
 
-    async def _ask(self, address: Address, zone: Zone, found: dict[str, Listing]) -> None:
+    async def _ask(self, address: Address, zone: Zone, heard: dict[str, Listing | None]) -> None:
+        """Put down what one list says, None where that is nothing; and nothing at all where it does not answer."""
         async with self._questions:
-            reading = listing.read(zone, await self._answers(listing.question(address, zone.name)))
-            trouble = reading.trouble
-            if reading.score and await self._answers(listing.control_question(address, zone.name)):
-                trouble = Trouble.LISTS_ALL
-            if trouble is not None:
-                self._tell(zone, trouble)
-            elif reading.score:
-                found[zone.name] = Listing(zone.name, reading.score)
+            try:
+                reading = await self._read(address, zone)
+            except ResolutionFailed:
+                return
+            heard[zone.name] = Listing(zone.name, reading.score) if reading.score else None
+            if reading.trouble is not None:
+                self._tell(zone, reading.trouble)
+            if reading.score:
                 reason = await self._reason(listing.question(address, zone.name))
-                found[zone.name] = Listing(zone.name, reading.score, reason)
+                heard[zone.name] = Listing(zone.name, reading.score, reason)
+
+    async def _read(self, address: Address, zone: Zone) -> Reading:
+        """What the list answers. Raises `ResolutionFailed`."""
+        reading = listing.read(zone, await self._answers(listing.question(address, zone.name)))
+        if reading.score and await self._answers(listing.control_question(address, zone.name)):
+            return Reading(0.0, Trouble.LISTS_ALL)
+        return reading
 
     async def _answers(self, name: str) -> list[str]:
-        """Nothing where nothing is, and where DNS does not say: a list that is away lists nobody."""
+        """The A records of a name, none where it is not there. Raises `ResolutionFailed`."""
         try:
-            return await self.host.resolver.addresses(name)
-        except (NameNotFound, ResolutionFailed):
+            return await self.host.resolver.ipv4_addresses(name)
+        except NameNotFound:
             return []
 
     async def _reason(self, name: str) -> str:
@@ -162,8 +171,9 @@ class DnsLists(Protection):
             return ""
 
     def _tell(self, zone: Zone, trouble: Trouble) -> None:
-        if (zone.name, trouble) not in self._told:
-            self._told.add((zone.name, trouble))
+        now = trio.current_time()
+        if now >= self._next_log.get((zone.name, trouble), now):
+            self._next_log[zone.name, trouble] = now + LOG_SECONDS
             self.host.log.warning("plugin.list_ignored", zone=zone.name, reason=trouble.value)
 
 

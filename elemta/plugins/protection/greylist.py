@@ -12,11 +12,14 @@ from attrs import evolve, frozen
 
 #: Milliseconds by which a record may be older than when it was last seen: one write a day is enough to keep it.
 REFRESH_MILLISECONDS: Final = 86_400_000
+#: Milliseconds in which the passes of one client count once, as Postgrey has it: one mail to five recipients that came
+#: again once shows nothing that one recipient does not.
+PASS_MILLISECONDS: Final = 3_600_000
 
 
 @frozen
 class Rules:
-    """How long, in milliseconds: put off, waited for, remembered; after how many triplets a client is known."""
+    """How long, in milliseconds: put off, waited for, remembered; after how many passes a client is known."""
 
     delay: int
     retry_window: int
@@ -72,7 +75,7 @@ def _is_over(known: Triplet, now: int, *, rules: Rules) -> bool:
 
 @frozen
 class Client:
-    """What is remembered of a client's network: triplets that passed, when it was last noted."""
+    """What is remembered of a client's network: passes that counted, when it was last noted."""
 
     passes: int
     noted: int
@@ -90,14 +93,16 @@ def client_keep_milliseconds(rules: Rules) -> int:
     return rules.client_lifetime + REFRESH_MILLISECONDS
 
 
-def refreshed(client: Client, now: int) -> Client | None:
+def refreshed(client: Client | None, now: int) -> Client | None:
     """What to remember of a known client that came again; None where nothing changed."""
-    return evolve(client, noted=now) if now - client.noted >= REFRESH_MILLISECONDS else None
+    return evolve(client, noted=now) if client and now - client.noted >= REFRESH_MILLISECONDS else None
 
 
-def passed_once_more(client: Client | None, now: int) -> Client:
-    """What to remember of a client when one more of its triplets has passed."""
-    return Client(1 if client is None else client.passes + 1, now)
+def passed_once_more(client: Client | None, now: int) -> Client | None:
+    """What to remember of a client when one more of its triplets has passed; None where that counts for nothing."""
+    if client is None:
+        return Client(1, now)
+    return None if 0 <= now - client.noted < PASS_MILLISECONDS else Client(client.passes + 1, now)
 
 
 def dump(record: Triplet | Client) -> bytes:

@@ -1,31 +1,27 @@
 """The plugin that puts off mails of strangers.
 
-What is not here: when a mail passes (`greylist`).
+What is not here: when a mail passes (`greylist`), how long the store is waited for (`shared`).
 Users who logged in and clients that may relay are never put off. While the key-value store does not answer nobody is:
-otherwise everybody who was known would be a stranger again. That is logged once a minute.
+otherwise everybody who was known would be a stranger again.
 """
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
-from math import inf
 from typing import Annotated, Final, cast
 
-import trio
-from attrs import define, frozen
+from attrs import frozen
 
 from elemta.config.kinds import About, Bool, Domain, Relay, Seconds, Whole
 from elemta.mail.envelope import Recipient
 from elemta.net.networks import network_of
-from elemta.plugins.api import CONTINUE, Defer, Host, Mail, Session, SharedAway, Verdict
+from elemta.plugins.api import CONTINUE, Defer, Host, Mail, Session, Verdict
 from elemta.plugins.protection import greylist
-from elemta.plugins.protection.clients import Networks, is_below, is_trusted
+from elemta.plugins.protection.clients import is_below
 from elemta.plugins.protection.greylist import Client, Rules, Ruling
 from elemta.plugins.protection.report import Protection, in_seconds
+from elemta.plugins.protection.shared import SharedState
 
-#: Seconds that the store has for one recipient before they pass; a client waits meanwhile.
-SHARED_SECONDS: Final = 5.0
-#: Seconds between two log lines about a store that does not answer.
-LOG_SECONDS: Final = 60.0
 #: Times that a record is read anew because another session changed it in between.
 MAX_SWAPS: Final = 5
 
@@ -40,7 +36,9 @@ class GreylistingSettings:
         35 * 86_400.0
     )
     client_passes: Annotated[
-        int, Whole("triplets"), About("After how many triplets that passed a client's network is known; 0: never.")
+        int,
+        Whole("triplets"),
+        About("After how many triplets that passed, one an hour, a client's network is known; 0: never."),
     ] = 5
     client_lifetime: Annotated[Seconds, About("How long such a network is remembered after it was last seen.")] = (
         35 * 86_400.0
@@ -66,13 +64,6 @@ class GreylistingSettings:
         )
 
 
-@define
-class _Known:
-    """What is known of a session's client: `is_known` is None before it was asked."""
-
-    is_known: bool | None = None
-
-
 class Greylisting(Protection):
     """Puts off what strangers send."""
 
@@ -85,29 +76,18 @@ class Greylisting(Protection):
         super().__init__(host, settings)
         self._settings = cast(GreylistingSettings, self.settings)
         self._rules = self._settings.rules
-        self._free = Networks(self._settings.whitelist_ips)
-        self._next_log = -inf
+        self._shared = SharedState(host, meanwhile="nobody is greylisted meanwhile")
 
     async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
-        session = mail.session
-        if self._is_free(session) or is_below(recipient.address.domain, self._settings.whitelist_recipients):
+        if self.spares(mail.session) or is_below(recipient.address.domain, self._settings.whitelist_recipients):
             return CONTINUE
-        try:
-            with trio.move_on_after(SHARED_SECONDS):
-                if await self._is_known(session):
-                    return CONTINUE
-                return await self._judge(mail, recipient)
-            self._away(f"no answer within {SHARED_SECONDS:g} s")
-        except SharedAway as error:
-            self._away(str(error))
-        return CONTINUE
-
-    def _is_free(self, session: Session) -> bool:
-        return is_trusted(session) or session.client.is_unix or session.client.host in self._free
+        return await self._shared.ask(partial(self._judge, mail, recipient)) or CONTINUE
 
     async def _judge(self, mail: Mail, recipient: Recipient) -> Verdict:
         """Raises `SharedAway`."""
         session = mail.session
+        if await self._is_known(session):
+            return CONTINUE
         sender = "" if mail.sender is None else str(mail.sender)
         key = _triplet_key(session.client.host, sender, str(recipient.address))
         ruling, first = await self._rule(key)
@@ -138,39 +118,33 @@ class Greylisting(Protection):
 
     async def _is_known(self, session: Session) -> bool:
         """Whether the client's network is known; asked once a session. Raises `SharedAway`."""
-        known = session.notes.setdefault(self, _Known())
-        if known.is_known is None and self._rules.client_passes:
+        if not self._rules.client_passes:
+            return False
+        known: bool | None = session.notes.get(self)
+        if known is None:
             client = greylist.load_client(await self.host.shared.get(_client_key(session)))
             now = self._now()
-            known.is_known = greylist.is_known(client, now, rules=self._rules)
-            fresh = greylist.refreshed(client, now) if client and known.is_known else None
-            if fresh is not None:
-                await self._put_client(session, lambda _: fresh)
-        return bool(known.is_known)
+            known = session.notes[self] = greylist.is_known(client, now, rules=self._rules)
+            if known and greylist.refreshed(client, now):
+                await self._put_client(session, lambda client: greylist.refreshed(client, now))
+        return known
 
     async def _count_pass(self, session: Session) -> None:
         """One more triplet of the client's network passed. Raises `SharedAway`."""
         if self._rules.client_passes:
             await self._put_client(session, lambda client: greylist.passed_once_more(client, self._now()))
-            session.notes[self] = _Known()
 
-    async def _put_client(self, session: Session, change: Callable[[Client | None], Client]) -> None:
+    async def _put_client(self, session: Session, change: Callable[[Client | None], Client | None]) -> None:
         key, shared = _client_key(session), self.host.shared
         seconds = greylist.client_keep_milliseconds(self._rules) / 1000
         for _ in range(MAX_SWAPS):
             old = await shared.get(key)
-            new = greylist.dump(change(greylist.load_client(old)))
-            if await shared.swap(key, old, new, seconds=seconds):
+            client = change(greylist.load_client(old))
+            if client is None or await shared.swap(key, old, greylist.dump(client), seconds=seconds):
                 return
 
     def _now(self) -> int:
         return round(self.host.clock.wall() * 1000)
-
-    def _away(self, error: str) -> None:
-        now = trio.current_time()
-        if now >= self._next_log:
-            self._next_log = now + LOG_SECONDS
-            self.host.log.warning("plugin.shared_away", error=error, remedy="nobody is greylisted meanwhile")
 
 
 def _triplet_key(host: str, sender: str, recipient: str) -> str:

@@ -14,7 +14,6 @@ from elemta.config.addresses import parse_domain
 from elemta.config.kinds import About, Amount, Bool, Domain, Relay
 from elemta.plugins.api import CONTINUE, Host, Mail, Session, Verdict
 from elemta.plugins.protection import hello
-from elemta.plugins.protection.clients import Networks, is_trusted
 from elemta.plugins.protection.report import Action, Finding, Protection, in_ascii
 from elemta.resolver.base import NameNotFound, ResolutionFailed
 
@@ -54,22 +53,16 @@ class HeloCheck(Protection):
     def __init__(self, host: Host, settings: HeloSettings | None = None) -> None:
         super().__init__(host, settings)
         self._settings = cast(HeloSettings, self.settings)
-        self._free = Networks(self._settings.whitelist_ips)
         self._names = frozenset((host.hostname.lower(), *self._settings.own_names))
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
         session = mail.session
-        if is_trusted(session) or session.client.is_unix or session.client.host in self._free:
+        if self.spares(session):
             return CONTINUE
         known: tuple[str, Finding | None] | None = session.notes.get(self)
         if known is None or known[0] != session.helo:
             known = session.notes[self] = session.helo, await self._check(session)
-        finding = known[1]
-        if finding is None:
-            return CONTINUE
-        if finding.action is Action.SCORE and not self.is_dry_run:
-            return self.annotated(finding.text, score=finding.score)
-        return self.refuse(finding.verdict, session, mail=mail)
+        return self.hold(known[1], mail)
 
     async def _check(self, session: Session) -> Finding | None:
         settings, said = self._settings, session.helo

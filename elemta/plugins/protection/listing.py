@@ -1,14 +1,13 @@
 """What lists of addresses in DNS say.
 
 RFC 5782: an address is listed in a zone where the address, turned round, has an A record there; a TXT record may say
-why. What is not here: asking (`dnslists`). Failures raised: `ValueError` for
-patterns that are none.
+why. What is not here: asking (`dnslists`). Failures raised: `ValueError` for patterns that are none.
 """
 
 import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Final
 
 from attrs import field, frozen
@@ -64,16 +63,17 @@ class Zone:
 
 
 class Trouble(enum.Enum):
-    """Why an answer says nothing about the client; the value tells the operator."""
+    """Why a list says nothing about clients; the value tells the operator."""
 
     BLOCKED = "the list does not answer this resolver: use one of your own, or ask the list for an account"
     FOREIGN = "the answer is no list's: the zone is gone, or the resolver invents answers"
     LISTS_ALL = "the list has everybody on it: the zone was given up"
+    SILENT = "the list gave no answer: look whether it is still there, and whether the system's name server works"
 
 
 @frozen
 class Reading:
-    """What the addresses that a zone answered mean: a score of 0 for none that counts."""
+    """What the A records that a zone answered mean: a score of 0 for none that counts."""
 
     score: float
     trouble: Trouble | None = None
@@ -94,8 +94,8 @@ def read(zone: Zone, answers: Iterable[str]) -> Reading:
     """What the answers mean; where several count, the one that says most."""
     scores, trouble = [0.0], None
     for text in answers:
-        found = ip_address(text)
-        if not isinstance(found, IPv4Address) or found not in _ANSWERS or found == _HIJACKED:
+        found = IPv4Address(text)
+        if found not in _ANSWERS or found == _HIJACKED:
             trouble = Trouble.FOREIGN
         elif found in _BLOCKED:
             trouble = Trouble.BLOCKED

@@ -8,7 +8,6 @@ Nothing is counted for who is listed in `whitelist_ips`, for unix sockets, and f
 from typing import Final, cast
 
 import trio
-from attrs import define
 
 from elemta.config.protection import RateLimiterSection
 from elemta.mail.envelope import Recipient
@@ -21,13 +20,6 @@ from elemta.plugins.protection.reverse import reverse_names
 
 #: Seconds that a client's reverse name may take, where one is asked for; without it the client is counted.
 REVERSE_SECONDS: Final = 5.0
-
-
-@define
-class _Known:
-    """What is known of a session."""
-
-    is_free: bool = False
 
 
 class RateLimit(Protection):
@@ -43,14 +35,12 @@ class RateLimit(Protection):
         section = cast(RateLimiterSection, self.settings)
         self._section = section
         self._limits = limits_of(section)
-        self._free = Networks(section.whitelist_ips)
         self._banned = Networks(section.blacklist_ips)
         self._counters = Counters(host, most_keys=section.cache_size)
 
     async def on_connect(self, session: Session) -> Verdict:
         host = session.client.host
-        known = session.notes[self] = _Known(is_free=await self._is_free(session))
-        if known.is_free:
+        if await self._is_free(session):
             return CONTINUE
         if host in self._banned:
             return self.refuse(Reject("your address is not welcome here", 554, "5.7.1"), session)
@@ -59,7 +49,7 @@ class RateLimit(Protection):
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
         session = mail.session
-        if self._is_known_free(session):
+        if await self._is_free(session):
             return CONTINUE
         if mail.sender is not None and is_below(mail.sender.domain, self._section.blacklist_domains):
             text = f"senders of {mail.sender.domain} are not welcome here"
@@ -71,13 +61,13 @@ class RateLimit(Protection):
         return self.reported(session) if refused is None else self.refuse(refused, session, mail=mail)
 
     async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
-        if self._is_known_free(mail.session):
+        if await self._is_free(mail.session):
             return CONTINUE
         refused = await self._draw(Measure.RECIPIENTS, _party(mail, recipient.address.domain))
         return CONTINUE if refused is None else self.refuse(refused, mail.session, mail=mail)
 
     async def on_data_complete(self, mail: Mail) -> Verdict:
-        if self._is_known_free(mail.session):
+        if await self._is_free(mail.session):
             return CONTINUE
         refused = await self._draw(Measure.OCTETS, _party(mail), cost=mail.content.size)
         return CONTINUE if refused is None else self.refuse(refused, mail.session, mail=mail)
@@ -96,13 +86,16 @@ class RateLimit(Protection):
 
     # ---- who is not counted --------------------------------------------------------------------------
 
-    def _is_known_free(self, session: Session) -> bool:
-        known = session.notes.get(self)
-        return isinstance(known, _Known) and known.is_free
-
     async def _is_free(self, session: Session) -> bool:
+        """Looked up once a session: at its first event that this plugin is asked about."""
+        known: bool | None = session.notes.get(self)
+        if known is None:
+            known = session.notes[self] = await self._looks_free(session)
+        return known
+
+    async def _looks_free(self, session: Session) -> bool:
         host = session.client.host
-        if session.client.is_unix or host in self._free:
+        if session.client.is_unix or host in self.free:
             return True
         if not self._section.whitelist_domains:
             return False

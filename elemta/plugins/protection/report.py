@@ -1,9 +1,10 @@
-"""What the plugins of protection have in common: they refuse, or in a dry run only say so.
+"""What the plugins of protection have in common: whom they let through, how they refuse or in a dry run only say so.
 
 What is not here: any reason to refuse.
 """
 
 import enum
+from collections.abc import Sequence
 from math import ceil
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +22,7 @@ from elemta.plugins.api import (
     Session,
     Verdict,
 )
+from elemta.plugins.protection.clients import UNLISTED, Address, Networks, address_of, is_trusted
 
 #: Different refusals of one session that a dry run reports: one attack is not to fill the log.
 MAX_REPORTS = 10
@@ -58,6 +60,11 @@ class Settings(Protocol):
         """Whether it only reports."""
         ...
 
+    @property
+    def whitelist_ips(self) -> Sequence[str]:
+        """Addresses and networks of clients that it lets through."""
+        ...
+
 
 @frozen
 class Finding:
@@ -83,9 +90,10 @@ class Finding:
 
 @define
 class _Reports:
-    """What a dry run has said about one session."""
+    """What a dry run has said about one session; `standing` before there was a mail, and holds for all of them."""
 
     texts: list[str] = field(factory=list)
+    standing: str = ""
 
 
 class Protection(Plugin):
@@ -98,12 +106,26 @@ class Protection(Plugin):
         if settings is None and self.settings_class is not None:
             settings = self.settings_class()
         super().__init__(host, settings)
+        common: Settings = self.settings
+        self.is_dry_run = common.dry_run
+        self.free = Networks(common.whitelist_ips)
 
-    @property
-    def is_dry_run(self) -> bool:
-        """Whether it only reports."""
-        settings: Settings = self.settings
-        return settings.dry_run
+    def spares(self, session: Session) -> bool:
+        """Whether its client is let through, whatever it does."""
+        return is_trusted(session) or session.client.is_unix or session.client.host in self.free
+
+    def public_address(self, session: Session) -> Address | None:
+        """The client's address, to ask the public DNS about; None where that knows nothing, or need not be asked."""
+        address = address_of(session.client.host)
+        return None if address is None or UNLISTED.has(address) or self.spares(session) else address
+
+    def hold(self, finding: Finding | None, mail: Mail) -> Verdict:
+        """What a check makes of a mail; a finding of None holds nothing against it."""
+        if finding is None:
+            return CONTINUE
+        if finding.action is Action.SCORE and not self.is_dry_run:
+            return self.annotated(finding.text, score=finding.score)
+        return self.refuse(finding.verdict, mail.session, mail=mail)
 
     def refuse(self, verdict: Verdict, session: Session, *, mail: Mail | None = None) -> Verdict:
         """The verdict; in a dry run nothing but a report of it, which a `mail` keeps as well.
@@ -113,20 +135,24 @@ class Protection(Plugin):
         if not self.is_dry_run or verdict == CONTINUE:
             return verdict
         text = _would(verdict)
-        self.note(text, session)
-        return CONTINUE if mail is None else self.annotated(text)
+        reports = self.note(text, session)
+        if mail is not None:
+            return self.annotated(text)
+        reports.standing = text
+        return CONTINUE
 
-    def note(self, text: str, session: Session) -> None:
+    def note(self, text: str, session: Session) -> _Reports:
         """Report what a dry run would have done, each thing once a session."""
-        reports = session.notes.setdefault((self, _Reports), _Reports()).texts
-        if text not in reports and len(reports) < MAX_REPORTS:
-            reports.append(text)
+        reports: _Reports = session.notes.setdefault((self, _Reports), _Reports())
+        if text not in reports.texts and len(reports.texts) < MAX_REPORTS:
+            reports.texts.append(text)
             self.host.log.info("plugin.would_refuse", session=session.id, client=session.client.host, report=text)
+        return reports
 
     def reported(self, session: Session) -> Verdict:
-        """For a mail: CONTINUE, with what a dry run last said about its session."""
-        reports = session.notes.get((self, _Reports))
-        return self.annotated(reports.texts[-1]) if reports and reports.texts else CONTINUE
+        """For a mail: CONTINUE, with what a dry run said about its session before there was a mail."""
+        reports: _Reports | None = session.notes.get((self, _Reports))
+        return self.annotated(reports.standing) if reports and reports.standing else CONTINUE
 
     def annotated(self, text: str, *, score: float = 0.0) -> Continue:
         """Go on, with a word about the mail."""

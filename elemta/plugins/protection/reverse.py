@@ -5,7 +5,7 @@ reverse DNS", RFC 1912 §2.1). What is not here: what follows from it (`reversed
 """
 
 import trio
-from attrs import field, frozen
+from attrs import frozen
 
 from elemta.plugins.protection.clients import address_of
 from elemta.resolver.base import NameNotFound, ResolutionFailed, Resolver
@@ -19,7 +19,7 @@ class ReverseNames:
     """What DNS says. `failed` is true when some of it was not to be had: then what is missing may be there."""
 
     claimed: tuple[str, ...] = ()
-    confirmed: tuple[str, ...] = field(default=())
+    confirmed: tuple[str, ...] = ()
     failed: bool = False
 
 

@@ -11,7 +11,6 @@ from attrs import frozen
 
 from elemta.config.kinds import About, Amount, Bool, Relay
 from elemta.plugins.api import CONTINUE, Host, Mail, Session, Verdict
-from elemta.plugins.protection.clients import UNLISTED, Networks, address_of, is_trusted
 from elemta.plugins.protection.report import Action, Finding, Protection
 from elemta.plugins.protection.reverse import ReverseNames, reverse_names
 
@@ -43,20 +42,13 @@ class ReverseDns(Protection):
     def __init__(self, host: Host, settings: ReverseDnsSettings | None = None) -> None:
         super().__init__(host, settings)
         self._settings = cast(ReverseDnsSettings, self.settings)
-        self._free = Networks(self._settings.whitelist_ips)
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
-        session = mail.session
-        address = address_of(session.client.host)
-        if address is None or is_trusted(session) or UNLISTED.has(address) or self._free.has(address):
+        address = self.public_address(mail.session)
+        if address is None:
             return CONTINUE
-        names = await self._names(session, str(address))
-        finding = judge(str(address), names, settings=self._settings)
-        if finding is None:
-            return CONTINUE
-        if finding.action is Action.SCORE and not self.is_dry_run:
-            return self.annotated(finding.text, score=finding.score)
-        return self.refuse(finding.verdict, session, mail=mail)
+        names = await self._names(mail.session, str(address))
+        return self.hold(judge(str(address), names, settings=self._settings), mail)
 
     async def _names(self, session: Session, host: str) -> ReverseNames:
         known: ReverseNames | None = session.notes.get(self)

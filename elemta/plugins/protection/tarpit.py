@@ -14,7 +14,6 @@ from attrs import frozen
 from elemta.config.kinds import About, Amount, Bool, Relay, Whole
 from elemta.mail.envelope import Recipient
 from elemta.plugins.api import CONTINUE, Host, Mail, Verdict
-from elemta.plugins.protection.clients import Networks, is_trusted
 from elemta.plugins.protection.report import Protection
 
 #: Seconds of one wait at most: a plugin's call has 30, a client waits 5 minutes for a reply, RFC 5321 §4.5.3.2.3.
@@ -67,7 +66,6 @@ class Tarpit(Protection):
     def __init__(self, host: Host, settings: TarpitSettings | None = None) -> None:
         super().__init__(host, settings)
         self._settings = cast(TarpitSettings, self.settings)
-        self._free = Networks(self._settings.whitelist_ips)
         self._delayed = 0
 
     async def on_mail_from(self, mail: Mail) -> Verdict:
@@ -79,7 +77,7 @@ class Tarpit(Protection):
     async def _wait(self, mail: Mail) -> Verdict:
         session = mail.session
         seconds = delay_seconds(session.refusals, mail.score, settings=self._settings)
-        if not seconds or is_trusted(session) or session.client.is_unix or session.client.host in self._free:
+        if not seconds or self.spares(session):
             return CONTINUE
         if self.is_dry_run:
             self.note(f"would wait {seconds:g} seconds", session)
