@@ -110,7 +110,8 @@ class _Wait:
     def _backoff(self) -> Reason:
         reply = self._reply()
         tried = self.mail.attempts
-        text = f"tried {tried} times, waits for its next attempt" if tried else "not tried yet"
+        often = "once" if tried == 1 else f"{tried} times"
+        text = f"tried {often}, waits for its next attempt" if tried else "not tried yet"
         text = f"{text}: {reply}" if reply else text
         since = self._over_since() or (None if tried else self.mail.received_at)
         return self._waiting(Code.BACKOFF, text, since=since, hint=f"elemta queue retry {self.mail.id}")

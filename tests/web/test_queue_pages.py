@@ -65,7 +65,7 @@ async def test_what_a_list_says_of_a_mail() -> None:
         "attempt_count": 1,
         "in_flight": False,
         "reason": "",
-        "summary": f"tried 1 times, waits for its next attempt: {LATER}",
+        "summary": f"tried once, waits for its next attempt: {LATER}",
     }
 
 
@@ -153,7 +153,7 @@ async def test_one_mail_with_its_history_and_why_it_waits() -> None:
         {
             "recipient": "someone@example.net",
             "code": "backoff",
-            "text": f"tried 1 times, waits for its next attempt: {LATER}",
+            "text": f"tried once, waits for its next attempt: {LATER}",
             "since": "2027-01-15T08:00:01.250Z",
             "until": "2027-01-15T08:05:00.000Z",
             "source": str(LATER),

@@ -34,6 +34,7 @@ GIVEN_UP = Progress(RecipientStatus.FAILED, Reply(550, "5.1.1", "no such user"))
     ("changes", "running", "code", "text"),
     [
         ({}, True, Code.BACKOFF, "not tried yet"),
+        ({"attempts": 1}, True, Code.BACKOFF, "tried once, waits for its next attempt"),
         ({"attempts": 3}, True, Code.BACKOFF, "tried 3 times, waits for its next attempt"),
         ({"next_attempt_at": NOW}, True, Code.DUE, "due: waits for a free delivery"),
         ({"next_attempt_at": NOW}, False, Code.DUE, "due: tried when the server runs"),
