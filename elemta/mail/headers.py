@@ -139,11 +139,13 @@ def printable(text: str) -> str:
 
 
 def _decode_words(text: str) -> str:
+    # One line, up to the last end of a word: behind it `decode_header` looks for an end from each beginning anew.
+    words, end, rest = printable(text).rpartition("?=")
     try:
-        pieces = decode_header(text)
+        pieces = decode_header(words + end)
     except (HeaderParseError, ValueError):  # broken base64: binascii.Error is a ValueError
         return text
-    return "".join(piece if isinstance(piece, str) else _decode_piece(piece, charset) for piece, charset in pieces)
+    return "".join(one if isinstance(one, str) else _decode_piece(one, charset) for one, charset in pieces) + rest
 
 
 def _decode_piece(piece: bytes, charset: str | None) -> str:

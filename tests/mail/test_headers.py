@@ -152,6 +152,14 @@ def test_a_readable_value_is_bounded() -> None:
     assert len(readable(b"=?utf-8?q?" + b"=C3=BC" * 10**5 + b"?=")) <= MAX_READABLE_CHARACTERS
 
 
+@pytest.mark.parametrize("end", [b"", b"?=", b"\x0b?=", b"?= =?a?q?x"])
+def test_words_without_an_end_cost_no_more_than_others(end: bytes) -> None:
+    started = time.thread_time()
+    for _ in range(30):
+        readable(b"=?a?q?x" * 1600 + end)
+    assert time.thread_time() - started < CPU_SECONDS
+
+
 @given(st.text())
 def test_printable_text_is_one_line(text: str) -> None:
     shown = printable(text)
