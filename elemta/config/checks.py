@@ -12,7 +12,7 @@ from elemta.config.addresses import DATABASE_SCHEMES, Network, parse_listen_addr
 from elemta.config.auth_checks import check_auth
 from elemta.config.facts import Facts
 from elemta.config.problems import Report
-from elemta.config.routes import check_local_domains, check_routes
+from elemta.config.routes import check_local_domains, check_maildir_folders, check_routes
 from elemta.config.scanner_checks import check_scanners
 from elemta.config.sections import Config
 from elemta.config.tls_checks import check_tls
@@ -202,6 +202,10 @@ def _routes(config: Config, report: Report, facts: Facts) -> None:
     check_routes(config.routes, report, authorities=facts.authorities)
 
 
+def _maildirs(config: Config, report: Report, facts: Facts) -> None:
+    check_maildir_folders(config, report, facts.is_folder)
+
+
 def _local_domains(config: Config, report: Report, _: Facts) -> None:
     check_local_domains(config, report)
 
@@ -221,5 +225,6 @@ _CHECKS: tuple[tuple[Callable[[Config, Report, Facts], None], frozenset[str]], .
     (_tls, frozenset({"tls", "listeners", "dev_mode"})),
     (_acme, frozenset({"tls", "hostname"})),
     (_routes, frozenset({"routes"})),
+    (_maildirs, frozenset({"routes", "dev_mode"})),
     (_local_domains, frozenset({"routes", "local_domains", "local_recipients", "dev_mode"})),
 )

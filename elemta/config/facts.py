@@ -14,6 +14,8 @@ class Facts:
 
     #: Whether there is one.
     exists: Callable[[str], bool]
+    #: Whether there is a folder.
+    is_folder: Callable[[str], bool] = lambda _: True
     #: Why certificates of authorities cannot be had of it, empty where they can; see `config.authorities`.
     authorities: Callable[[str], str] = lambda _: ""
     #: Whether users that are neither its owner nor of its group may read it.

@@ -6,7 +6,7 @@ Failure raised: `ConfigError`, with every problem at once.
 
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 
 from attrs import frozen
@@ -116,18 +116,22 @@ def _structure(report: Report, facts: Facts) -> Config:
 
 def _facts(cwd: FilePath) -> Facts:
     return Facts(
-        exists=lambda name: _exists(FilePath(cwd, name)),
+        exists=lambda name: _is_there(FilePath(cwd, name), stat.S_ISREG),
+        is_folder=lambda name: _is_there(FilePath(cwd, name), stat.S_ISDIR),
         authorities=lambda name: trouble_with_authorities(name, cwd=cwd),
         open_to_others=lambda name: _is_open_to_others(FilePath(cwd, name)),
     )
 
 
-def _exists(path: FilePath) -> bool:
+def _is_there(path: FilePath, is_kind: Callable[[int], bool]) -> bool:
+    # Not `is_file`, which from Python 3.14 on says False where it may not look.
     try:
-        return path.is_file()
+        return is_kind(path.stat().st_mode)
     except PermissionError:
         # Whoever runs a command need not be whoever runs the server, which says so at its start.
         return True
+    except (OSError, ValueError):
+        return False
 
 
 def _is_open_to_others(path: FilePath) -> bool:

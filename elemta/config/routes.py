@@ -5,7 +5,8 @@ value (`config.kinds`).
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from elemta.config.document import Path
 from elemta.config.problems import Report
@@ -32,7 +33,10 @@ _USED_BY = {
 #: RFC 2033 §5: LMTP must not be spoken at the port of SMTP.
 _SMTP_PORT = 25
 
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
+#: What stands in the path of a Maildir for a part of the address.
+MAILDIR_PLACEHOLDER: Final = re.compile(r"\{(local|domain)\}")
+#: What looks like one, or is a brace for nothing.
+_BRACES: Final = re.compile(r"\{[^{}]*\}?|\}")
 
 
 def matches(pattern: str, domain: str) -> bool:
@@ -99,16 +103,38 @@ def _check_lmtp(route: RouteSection, report: Report, path: Path) -> None:
 def _check_maildir_path(route: RouteSection, report: Report, path: Path) -> None:
     if route.transport is not TransportName.MAILDIR or route.path is None:
         return
-    for found in _PLACEHOLDER.findall(route.path):
+    for found in _BRACES.findall(route.path):
         if found not in {"{local}", "{domain}"}:
             report.error(path, f'found "{found}", expected no braces but {{local}} and {{domain}}.')
-    # What comes after the operator's own folders must not lead out of them again, `delivery.maildir`.
-    folders = [part for part in route.path.split("/") if part not in ("", ".")]
-    marked = (index for index, part in enumerate(folders) if _PLACEHOLDER.search(part))
-    if not folders or ".." in folders[next(marked, len(folders) - 1) :]:
+    _, below = split_maildir_path(route.path)
+    if not below or ".." in below:  # nor may it lead out of the operator's folder, `delivery.maildir`
         report.error(
             path, f'found "{route.path}", expected the name of a folder at its end and no ".." behind a placeholder.'
         )
+
+
+def split_maildir_path(text: str) -> tuple[str, tuple[str, ...]]:
+    """The operator's folder, which must be there; then what comes below it: from the first placeholder on, or the last
+    folder where there is none."""
+    folders = [part for part in text.split("/") if part not in ("", ".")]
+    marked = (index for index, part in enumerate(folders) if MAILDIR_PLACEHOLDER.search(part))
+    first = next(marked, len(folders) - 1)
+    root = "/" if text.startswith("/") else ""
+    return root + "/".join(folders[:first]) or ".", tuple(folders[first:])
+
+
+def check_maildir_folders(config: Config, report: Report, is_folder: Callable[[str], bool]) -> None:
+    """Report Maildirs whose operator's folder is missing: no delivery makes it, as its disk may not be mounted."""
+    for index, route in enumerate(() if config.dev_mode else config.routes):
+        if route.transport is not TransportName.MAILDIR or route.path is None:
+            continue
+        folder, _ = split_maildir_path(route.path)
+        if not is_folder(folder):
+            report.warn(
+                ("routes", index, "path"),
+                f'there is no folder "{folder}": mail for it is put off with 451 until there is one. Make it, and let '
+                "it belong to the server's user; what is below the server makes.",
+            )
 
 
 def check_local_domains(config: Config, report: Report) -> None:

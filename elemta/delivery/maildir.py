@@ -22,6 +22,7 @@ import trio
 from attrs import frozen
 from structlog.typing import FilteringBoundLogger
 
+from elemta.config.routes import MAILDIR_PLACEHOLDER, split_maildir_path
 from elemta.delivery.base import AttemptStopped, Content, Job
 from elemta.delivery.letter import Letter, MailboxMissing, Target, Unsure, folder_is_there
 from elemta.delivery.local import candidates, normal_local
@@ -43,7 +44,6 @@ _SPECIAL = frozenset("!#$%&'*+-=?^_`{|}~.")
 #: `Address.domain`: A-labels, or an address literal with brackets and colons.
 _DOMAIN = re.compile(r"[a-z0-9\[][a-z0-9.:_\[\]-]*\Z")
 _CONTROLS = dict.fromkeys((*range(0x20), 0x7F), "?")
-_PLACEHOLDER = re.compile(r"\{(local|domain)\}")
 
 _DELIVERED = Delivered(Reply(250, "2.0.0", "delivered to the mailbox"))
 _NO_MAILBOX = Failed(Reply(550, "5.1.1", "no such mailbox"))
@@ -77,13 +77,10 @@ class Template:
     @classmethod
     def parse(cls, text: str) -> "Template":
         """Split a route's path. One without placeholders is a single Maildir for everybody. Raises `ValueError`."""
-        components = [part for part in text.split("/") if part not in ("", ".")]
-        found = (index for index, part in enumerate(components) if _PLACEHOLDER.search(part))
-        first = next(found, len(components) - 1)
-        if ".." in components[first:]:
+        base, parts = split_maildir_path(text)
+        if ".." in parts:
             raise ValueError(f"{text!r} leads out of the folders that it names")
-        root = "/" if text.startswith("/") else ""
-        return cls(base=root + "/".join(components[:first]) or ".", parts=tuple(components[first:]))
+        return cls(base, parts)
 
     @property
     def tells_users_apart(self) -> bool:
@@ -97,7 +94,7 @@ class Template:
             return None
         values = {"local": local, "domain": address.domain}
         # One pass: a local part may itself read "{domain}".
-        filled = tuple(_PLACEHOLDER.sub(lambda match: values[match[1]], part) for part in self.parts)
+        filled = tuple(MAILDIR_PLACEHOLDER.sub(lambda match: values[match[1]], part) for part in self.parts)
         return None if any(len(part.encode()) > MAX_NAME_OCTETS for part in filled) else filled
 
 

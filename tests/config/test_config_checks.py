@@ -1,6 +1,7 @@
 """What keys mean together."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,8 +185,8 @@ def test_a_route_has_the_keys_of_its_transport(
         {"transport": "smtp", "host": "::1"},
         {"transport": "lmtp", "host": "127.0.0.1", "port": 24},
         {"transport": "lmtp", "path": "/run/dovecot/lmtp"},
-        {"transport": "maildir", "path": "/var/mail/{domain}/{local}"},
-        {"transport": "maildir", "path": "../mail/..{local}../Maildir"},
+        {"transport": "maildir", "path": "/{domain}/{local}"},
+        {"transport": "maildir", "path": "../..{local}../Maildir"},
         {"transport": "maildir", "path": "../all"},
         {"transport": "discard"},
         {"transport": "inbox", "priority": "low"},
@@ -193,6 +194,34 @@ def test_a_route_has_the_keys_of_its_transport(
 )
 def test_a_sound_route_is_taken_in_silence(configure: Configure, route: dict[str, Any]) -> None:
     assert warnings(configure, {"routes": [{"domain": "*", **route}]}) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("mail/{domain}/{local}", "mail"),
+        ("./mail/x/all", "mail/x"),
+        ("{local}", ""),
+        ("/gone/{local}/Maildir", "/gone"),
+    ],
+)
+def test_the_folder_of_maildirs_must_be_there(configure: Configure, tmp_path: Path, path: str, folder: str) -> None:
+    written = {"routes": [{"domain": "*", "transport": "maildir", "path": path}]}
+    says = (
+        f'there is no folder "{folder}": mail for it is put off with 451 until there is one. Make it, and let it '
+        "belong to the server's user; what is below the server makes."
+    )
+    assert warnings(configure, written) == ([("routes[0].path", says)] if folder else [])
+    assert warnings(configure, {**written, "dev_mode": True}) == []
+    if not folder.startswith("/"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        assert warnings(configure, written) == []
+
+
+def test_a_file_is_no_folder_for_maildirs(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "mail").touch()
+    written = {"routes": [{"domain": "*", "transport": "maildir", "path": "mail/{local}"}]}
+    assert [key for key, _ in warnings(configure, written)] == ["routes[0].path"]
 
 
 PARTS = st.sampled_from(["", ".", "..", "mail", "{local}", "x{domain}"])
@@ -252,8 +281,8 @@ def test_a_route_that_is_never_reached_is_a_warning(
 
 # ---- local domains -------------------------------------------------------------------------------
 
-MAILDIR = {"domain": "example.com", "transport": "maildir", "path": "/m/{domain}/{local}"}
-SHARED = {"domain": "*", "transport": "maildir", "path": "/m/all"}
+MAILDIR = {"domain": "example.com", "transport": "maildir", "path": "./{domain}/{local}"}
+SHARED = {"domain": "*", "transport": "maildir", "path": "./all"}
 LMTP = {"domain": "*", "transport": "lmtp", "path": "/run/lmtp"}
 EXAMPLE = 'such as {"domain": "example.com", "transport": "maildir", "path": "/var/mail/{domain}/{local}"}'
 NO_RECIPIENTS = (
