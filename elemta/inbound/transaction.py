@@ -228,7 +228,7 @@ class Transaction:
 
     async def _thrown_away(self, plugged: PluggedMail) -> Reply:
         """Answer 250 for a mail that a plugin discards."""
-        if plugged.fate is None:
+        if not isinstance(plugged.fate, Discard):
             plugged.fate = Discard("no recipient is left")
         await self.content.abandon()
         return self._taken()

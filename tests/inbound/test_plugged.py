@@ -2,8 +2,9 @@
 
 import gc
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -258,14 +259,18 @@ async def test_quarantine_and_discard_wait_for_the_end(stage: str, autojump_cloc
     assert world.events("mail.accepted")[1]["fate"] == "discard: unwanted"
 
 
-async def test_a_mail_without_recipients_left_is_thrown_away(autojump_clock: object) -> None:
+@pytest.mark.parametrize("verdict", [Continue, partial(Quarantine, "odd")])
+async def test_a_mail_without_recipients_left_is_thrown_away(
+    autojump_clock: object, verdict: Callable[..., Verdict]
+) -> None:
     class Removing(Plugin):
         async def on_data_complete(self, mail: Mail) -> Verdict:
-            return Continue([RemoveRecipient(one.address) for one in mail.recipients])
+            return verdict(changes=[RemoveRecipient(one.address) for one in mail.recipients])
 
     async with serving(Removing) as (world, _):
         assert (await deliver(world.connect())).startswith("250")
         assert not world.queue.submitted
+    assert world.events("mail.accepted")[0]["fate"] == "discard: no recipient is left"
 
 
 async def test_a_failing_plugin_defers_its_mail_alone(autojump_clock: object) -> None:
