@@ -75,8 +75,8 @@ class Delivery(Protocol):
         """
         ...
 
-    def priority_for(self, address: Address) -> Priority | None:
-        """The priority that the recipient's route asks for, None when it does not say."""
+    def priority_for(self, address: Address, route: str = "") -> Priority | None:
+        """The priority that the recipient's route, or the one of that name, asks for; None when it does not say."""
         ...
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:

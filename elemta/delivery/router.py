@@ -21,8 +21,11 @@ from elemta.mail.reply import Reply
 _OUR_DEFECT = Reply(451, "4.3.0", "the delivery broke off with an internal error")
 
 
-#: RFC 3463 §3.4, system incorrectly configured: a mail goes nowhere else than where it was sent by name.
-_NO_ROUTE = Reply(451, "4.3.5", "the route that was chosen for this mail is not in the configuration any more")
+def _no_route(name: str) -> Reply:
+    """RFC 3463 §3.4, system incorrectly configured: a mail goes nowhere else than where it was sent by name."""
+    return Reply(
+        451, "4.3.5", f"this mail is to go by the route {name!a}, which is not in the configuration of this node"
+    )
 
 
 class Router:
@@ -45,15 +48,15 @@ class Router:
         """The key of the next hop for a recipient, by the route of that name if any."""
         return self._table.destination(address, route)
 
-    def priority_for(self, address: Address) -> Priority | None:
-        """The priority that the recipient's route asks for, None when it does not say."""
-        return self._table.route(address.domain).priority
+    def priority_for(self, address: Address, route: str = "") -> Priority | None:
+        """The priority that the recipient's route, or the one of that name, asks for; None when it does not say."""
+        return (self._table.named(route) or self._table.route(address.domain)).priority
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:
         """One outcome a recipient, in the order of the envelope. Raises `AttemptStopped` when the gate closed."""
         if job.route and self._table.named(job.route) is None:
             self._log.error("delivery.no_such_route", queue_id=job.id, route=job.route)
-            return [Deferred(_NO_ROUTE)] * len(job.envelope.recipients)
+            return [Deferred(_no_route(job.route))] * len(job.envelope.recipients)
         groups = self._groups(job)
         if len(groups) == 1:
             return await self._transport(job).deliver(job)

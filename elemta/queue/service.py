@@ -165,7 +165,8 @@ class QueueService:
         self, submission: Submission, queue_id: str, envelope: Envelope, destination: str, now: float
     ) -> QueuedMail:
         # Ours from the first moment where there is room to try it at once; anybody's otherwise.
-        priority = first_spoken(submission.priority, self._delivery.priority_for(envelope.recipients[0].address))
+        asked = self._delivery.priority_for(envelope.recipients[0].address, submission.route)
+        priority = first_spoken(submission.priority, asked)
         held = submission.held
         room = Room.NONE if held else self._dispatcher.reserve(priority, destination)
         return QueuedMail(

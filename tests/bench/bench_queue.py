@@ -49,7 +49,7 @@ class NullDelivery:
     def destination(self, address: Address, route: str = "") -> str:
         return address.domain
 
-    def priority_for(self, address: Address) -> Priority | None:
+    def priority_for(self, address: Address, route: str = "") -> Priority | None:
         return None
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:

@@ -48,7 +48,7 @@ CONFIG = Config(
         RouteSection("b.example", SMTP, host="two.example"),
         RouteSection("c.example", SMTP, host="one.example"),
         RouteSection("*", MX),
-        RouteSection("*", SMTP, name="archive", host="archive.example"),
+        RouteSection("*", SMTP, name="archive", host="archive.example", priority="low"),
     ),
 )
 
@@ -143,6 +143,7 @@ def test_what_the_routes_say_of_a_recipient() -> None:
     router = Ways().router
     assert router.priority_for(address("x@a.example")) is Priority.HIGH
     assert router.priority_for(address("x@b.example")) is None
+    assert router.priority_for(address("x@a.example"), "archive") is Priority.LOW
     assert router.destination(address("x@c.example")) == "smtp:one.example:25"
     assert router.destination(address("x@d.example")) == "mx:d.example"
 
@@ -170,6 +171,8 @@ async def test_a_route_that_is_gone_puts_the_mail_off() -> None:
     (outcome,) = await ways.router.deliver(evolve(tried.job, route="gone"))
     assert isinstance(outcome, Deferred)
     assert outcome.reply.enhanced == "4.3.5"
+    assert "'gone'" in outcome.reply.text
+    assert outcome.reply.text.isascii()
     assert tried.gate.asked == 0
     assert "delivery.no_such_route" in ways.log.getvalue()
 

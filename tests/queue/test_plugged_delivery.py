@@ -6,6 +6,7 @@ import pytest
 import trio
 from attrs import evolve
 
+from elemta.mail.envelope import Priority
 from elemta.mail.outcome import Outcome
 from elemta.plugins.api import (
     CONTINUE,
@@ -135,11 +136,15 @@ async def test_a_mail_that_came_held_is_never_tried(autojump_clock: object) -> N
         assert found.received_at == EPOCH
 
 
-async def test_a_mail_with_a_route_of_its_own_is_one_mail(autojump_clock: object) -> None:
+async def test_a_mail_with_a_route_of_its_own_is_one_mail_of_its_priority(autojump_clock: object) -> None:
     world = World()
+    world.delivery.priorities = {"archive": Priority.LOW, "dest.example": Priority.HIGH}
     async with world.running():
         given = submission(world.ids.new_id(), "b@dest.example", "c@other.example")
         await world.service.submit(evolve(given, route="archive", annotations={"route": "archive"}), timeout=10)
+        found = await world.store.get(given.id)
+        assert found is not None
+        assert found.priority is Priority.LOW
         await trio.sleep(10)
     (call,) = world.delivery.calls
     assert call.job.route == "archive"

@@ -86,7 +86,7 @@ class ScriptedDelivery:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.scripts: dict[str, list[Answer]] = {}
-        #: What the routes say, by domain.
+        #: What the routes say, by domain or name.
         self.priorities: dict[str, Priority] = {}
         self.calls: list[Call] = []
         self.received: list[tuple[str, str, bytes]] = []
@@ -100,8 +100,8 @@ class ScriptedDelivery:
     def destination(self, address: Address, route: str = "") -> str:
         return route or address.domain
 
-    def priority_for(self, address: Address) -> Priority | None:
-        return self.priorities.get(address.domain)
+    def priority_for(self, address: Address, route: str = "") -> Priority | None:
+        return self.priorities.get(route or address.domain)
 
     def times(self, queue_id: str | None = None) -> list[float]:
         """When deliveries were asked for, rounded to milliseconds."""
