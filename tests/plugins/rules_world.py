@@ -16,9 +16,9 @@ from elemta.plugins.api import Delivery, Stage
 from elemta.plugins.content import NoContent
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.rules.actions import ACTIONS, ActionKind
-from elemta.plugins.rules.facts import FACTS, Fact, Situation
+from elemta.plugins.rules.facts import FACTS, Fact, Kind, Situation
 from elemta.plugins.rules.language import Rule, Source, parse_rules
-from elemta.plugins.rules.operators import LETTERS, OPERATORS, WRITTEN, Takes
+from elemta.plugins.rules.operators import OPERATORS, Takes
 from elemta.plugins.rules.reading import Entry
 from elemta.smtp.grammar import parse_address
 
@@ -110,6 +110,7 @@ def with_session(**facts: Any) -> SessionFacts:
 # ---- rules at random -----------------------------------------------------------------------------
 
 _WORDS = st.sampled_from(["", "a", "Bob", "x.y", "ä ö", "*?", "example.com"])
+_TEXTS = _WORDS.filter(str.strip)
 _DOMAINS = st.sampled_from(["example.com", "a.example", "xn--bcher-kva.example"])
 _ADDRESSES = st.sampled_from(["a@example.com", "B.c@example.org", '"x.."@a.example'])
 _ENTRIES: Mapping[str, st.SearchStrategy[Any]] = {
@@ -125,11 +126,11 @@ _ENTRIES: Mapping[str, st.SearchStrategy[Any]] = {
 }
 _FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "name": st.sampled_from(["Subject", "X-Y"]),
-    "value": _WORDS.filter(bool),
+    "value": _TEXTS,
     "at": st.sampled_from(["top", "bottom"]),
     "occurrence": st.integers(1, 3),
-    "text": _WORDS.filter(bool),
-    "reason": _WORDS.filter(bool),
+    "text": _TEXTS.filter(str.isascii),
+    "reason": _TEXTS,
     "address": _ADDRESSES | st.lists(_ADDRESSES, min_size=1, max_size=3),
     "priority": st.sampled_from(["low", "critical"]),
     "key": st.sampled_from(["a", "b.c"]),
@@ -149,14 +150,16 @@ def tests_of(draw: st.DrawFn, fact: Fact) -> dict[str, Any]:
         entries = st.sampled_from(["a", r"^\w+$", "(a|b)*c{2,3}"])
     elif operator.name == "glob":
         entries = _WORDS
+    if fact.kind in (Kind.ADDRESS, Kind.DOMAIN) and operator.name != "exists":
+        entries = entries.filter(str.isascii)
     if operator.takes is Takes.PAIR:
-        operand = draw(st.lists(entries, min_size=2, max_size=2))
+        operand = draw(st.lists(entries, min_size=2, max_size=2, unique=True))
     else:
         several = st.lists(entries, min_size=1, max_size=3)
         single = {Takes.ONE: entries, Takes.LIST: several, Takes.ANY: entries | several}
         operand = draw(single[operator.takes])
     test: dict[str, Any] = {operator.name: operand}
-    if operator.name in LETTERS and fact.kind in WRITTEN and draw(st.booleans()):
+    if operator.has_case and draw(st.booleans()):
         test["case"] = True
     return {f"{fact.name}:{draw(_FIELDS['name'])}" if fact.argument else fact.name: test}
 
@@ -178,10 +181,13 @@ def conditions_at(stage: Stage) -> st.SearchStrategy[dict[str, Any]]:
 def actions_at(draw: st.DrawFn, stage: Stage) -> list[Any]:
     known = [kind for kind in ACTIONS.values() if stage in kind.stages and kind.name != "set_route"]
     found = [draw(_written(kind)) for kind in draw(st.lists(st.sampled_from(known), min_size=1, max_size=4))]
-    ends = [
-        n for n, each in enumerate(found) if next(iter(each)) in ("accept", "reject", "defer", "discard", "quarantine")
-    ]
-    return found[: ends[0] + 1] if ends else found
+    words = [next(iter(each)) for each in found]
+    ends = [n for n, word in enumerate(words) if word in ("accept", "reject", "defer", "discard", "quarantine")]
+    if not ends:
+        return found
+    is_kept = words[ends[0]] in ("accept", "quarantine")
+    before = [each for each, word in zip(found[: ends[0]], words, strict=False) if is_kept or word == "score"]
+    return [*before, found[ends[0]]]
 
 
 @st.composite

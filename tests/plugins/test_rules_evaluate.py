@@ -15,7 +15,7 @@ from elemta.plugins.api import Stage
 from elemta.plugins.mail import MailInHand
 from elemta.plugins.rules.conditions import make_condition
 from elemta.plugins.rules.evaluate import Decision, decide, make_programs
-from elemta.plugins.rules.facts import MAX_FIELDS, Situation
+from elemta.plugins.rules.facts import FACTS, MAX_CHARACTERS, MAX_FIELDS, Situation
 from elemta.plugins.verdicts import (
     CONTINUE,
     AddHeader,
@@ -125,6 +125,10 @@ def test_at_rcpt_the_recipient_is_the_one_asked_about() -> None:
     assert not holds({"recipient_domain": {"within": "example.com"}}, situation, Stage.RCPT_TO)
 
 
+def test_a_size_is_as_exact_as_it_is_written() -> None:
+    assert holds({"size": "1.001 kB"}, a_situation(a_mail(size=1001)))
+
+
 def test_the_null_sender() -> None:
     situation = a_situation(a_mail(""))
     assert holds({"sender": "", "sender_domain": "", "not": {"sender": {"exists": True}}}, situation)
@@ -160,6 +164,55 @@ def test_fields_beyond_a_hundred_are_not_looked_at() -> None:
     header = b"X: a\r\n" * MAX_FIELDS + b"X: b\r\n"
     assert not holds({"header:X": "b"}, a_situation(a_mail(header=header)))
     assert holds({"header:X": "a", "header_count:X": MAX_FIELDS + 1}, a_situation(a_mail(header=header)))
+
+
+def test_fields_beyond_ten_long_ones_are_not_looked_at() -> None:
+    """A pattern takes its time for each character, and nobody else is served meanwhile."""
+    header = b"X: a\r\n" + b"".join(b"X: %d%s\r\n" % (number, b"x" * 997) for number in range(10)) + b"X: b\r\n"
+    situation = a_situation(a_mail(header=header))
+    assert sum(map(len, situation.ask(FACTS["header"], "x"))) == MAX_CHARACTERS
+    assert holds({"header:X": {"starts_with": "9x"}}, situation)
+    assert not holds({"header:X": "b"}, situation)
+
+
+def test_a_fact_is_read_once_for_all_rules() -> None:
+    mail = a_mail(header=b"X: A\r\n")
+    situation = a_situation(mail)
+    assert holds({"header:X": {"matches": "^A$"}, "score": 0}, situation)
+    mail.header_came(b"X: B\r\n")
+    assert holds({"header:x": "a", "not": {"header:X": {"contains": "b"}}}, situation)
+    situation.added_score = 3
+    assert holds({"score": 3}, situation), "but for the score, which rules change"
+
+
+@pytest.mark.parametrize("sender", ["gru\u0308n@example.org", "gr\u00fcn@example.org"])
+def test_accents_of_addresses_may_be_composed_or_not(sender: str) -> None:
+    for written in ("gru\u0308n@example.org", "gr\u00fcn@example.org"):
+        assert holds({"sender": {"equals": written, "starts_with": written[:4]}}, a_situation(a_mail(sender)))
+
+
+def test_accents_may_be_composed_or_not() -> None:
+    situation = a_situation(a_mail(header="Subject: Gr\u00fc\u00dfe, Gru\u0308\u00dfe\r\n".encode()))
+    for written in ("gr\u00fc\u00dfe, gr\u00fc", "gru\u0308\u00dfe, gru\u0308"):
+        assert holds(
+            {"header:Subject": {"contains": written, "glob": f"{written}*", "matches": f"^{written}"}}, situation
+        )
+
+
+@pytest.mark.parametrize(
+    ("sender", "condition"),
+    [
+        ("eve@build_host.example", {"sender_domain": {"within": "build_host.example"}}),
+        ("eve@build_host.example", {"sender": "Eve@build_host.example"}),
+        ("eve@[192.0.2.9]", {"sender": "eve@[192.0.2.9]", "sender_domain": "[192.0.2.9]"}),
+        ("eve@[IPv6:2001:db8::9]", {"sender_domain": "[ipv6:2001:0DB8:0::9]"}),
+        ('"e v e"@example.org', {"sender": '"e v e"@example.org'}),
+        ("eve@example.org", {"sender": '"eve"@EXAMPLE.org'}),
+        ("eve@xn--bcher-kva.example", {"sender": {"ends_with": "@xn--BCHER-kva.example"}}),
+    ],
+)
+def test_addresses_are_written_as_mails_have_them(sender: str, condition: dict[str, Any]) -> None:
+    assert holds(condition, a_situation(a_mail(sender)))
 
 
 # ---- actions -------------------------------------------------------------------------------------
@@ -220,7 +273,8 @@ def test_an_action(action: Any, expected: Any) -> None:
         (b"Subject: a\r\n b\r\n", "[EXT]", "[EXT] a b"),
         (b"Subject: =?utf-8?q?=C3=BC?=\r\n", "[außen]", "[außen] ü"),
         (b"Subject: " + b"x" * 900 + b"\r\n", "y" * 900, None),
-        (b"Subject: a\0b\r\n", "[EXT]", "a b"),
+        (b"Subject: a\0b\r\n", "[EXT]", "[EXT] a b"),
+        (b"Subject: " + b"x" * 2000 + b"\r\n", "[EXT]", f"[EXT] {'x' * 992}"),
     ],
 )
 def test_the_subject_gets_its_tag_once(subject: bytes, tag: str, expected: str | None) -> None:
@@ -232,6 +286,53 @@ def test_the_subject_gets_its_tag_once(subject: bytes, tag: str, expected: str |
     if expected is not None:
         assert mail.headers.text("Subject") == expected
     assert all(len(line) <= 998 for value in mail.headers.raw("Subject") for line in value.split(b"\r\n"))
+
+
+TAG: dict[str, Any] = {"then": {"tag_subject": "[B]"}}
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ({"tag_subject": "[A]"}, "[B] [A] hello"),
+        ({"replace_header": {"name": "subject", "value": "bye"}}, "[B] bye"),
+        ({"replace_header": {"name": "Subject", "value": "bye", "occurrence": 2}}, "[B] hello"),
+        ({"remove_header": "SUBJECT"}, "[B]"),
+        ({"remove_header": {"name": "Subject", "occurrence": 2}}, "[B] hello"),
+        ({"add_header": {"name": "Subject", "value": " bye"}}, "[B] bye"),
+        ({"add_header": {"name": "Subject", "value": "bye", "at": "bottom"}}, "[B] hello"),
+    ],
+)
+def test_a_tag_keeps_what_rules_before_asked_for(action: dict[str, Any], expected: str) -> None:
+    mail = a_mail(header=b"Subject: hello\r\n")
+    verdict = decided({"then": action}, TAG, mail=mail).verdict
+    assert isinstance(verdict, Continue)
+    mail.apply(verdict.changes)
+    assert mail.headers.text("Subject") == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ({"redirect": "dave@example.net"}, ["dave@example.net"]),
+        ({"remove_recipient": "ERIN@example.net"}, ["bob@example.com", "carol@sub.example.com"]),
+    ],
+)
+def test_what_a_rule_added_another_can_take_away(last: dict[str, Any], expected: list[str]) -> None:
+    mail = a_mail()
+    verdict = decided({"then": {"add_recipient": "erin@example.net"}}, {"then": last}, mail=mail).verdict
+    assert isinstance(verdict, Continue)
+    mail.apply(verdict.changes)
+    assert [str(each.address) for each in mail.recipients] == expected
+
+
+def test_two_rules_may_redirect_as_many_as_a_mail_has() -> None:
+    mail = a_mail(recipients=[f"user{number}@example.com" for number in range(2000)])
+    redirect = {"then": {"redirect": "dave@example.net"}}
+    verdict = decided(redirect, redirect, mail=mail).verdict
+    assert isinstance(verdict, Continue)
+    mail.apply(verdict.changes)
+    assert [str(each.address) for each in mail.recipients] == ["dave@example.net"]
 
 
 def test_a_redirected_mail_goes_there_alone() -> None:
@@ -313,6 +414,18 @@ def test_the_default_holds_at_the_stages_that_have_rules() -> None:
         "rcpt_to": Discard("no rule decided"),
         "pre_delivery": None,
     }
+
+
+def test_a_rehearsal_lets_the_default_hold_where_it_did() -> None:
+    rehearsed = {"stage": "rcpt_to", "then": "accept", "dry_run": True}
+    programs = make_programs(rules_of(rehearsed), default=DefaultAction.REJECT)
+    assert {stage: program.by_default for stage, program in programs.items()} == {
+        Stage.RCPT_TO: None,
+        Stage.DATA_COMPLETE: Reject(),
+    }
+    programs = make_programs(rules_of(rehearsed, REFUSING), default=DefaultAction.REJECT)
+    assert programs[Stage.RCPT_TO].by_default is None
+    assert programs[Stage.DATA_COMPLETE].by_default == Reject()
 
 
 def test_the_default_holds_where_there_are_no_rules() -> None:

@@ -15,7 +15,7 @@ from elemta.plugins.rules.pattern_text import (
     parse_glob,
     parse_pattern,
 )
-from elemta.plugins.rules.patterns import MAX_POSITIONS, MAX_REMEMBERED, Pattern
+from elemta.plugins.rules.patterns import MAX_POSITIONS, MAX_REMEMBERED, Pattern, make_patterns
 
 LONGEST = 998
 
@@ -112,6 +112,15 @@ def test_no_text_takes_it_long(written: str, text: str) -> None:
     assert time.process_time() - began < 10
 
 
+def test_small_patterns_are_followed_together() -> None:
+    words = [*(f"^word{number}$" for number in range(20)), "(x|y){120}", "a{250}", "()"]
+    made = make_patterns(map(parse_pattern, words), case=False)
+    assert len(made) == 3
+    assert [one.found_in("word7") for one in made[:2]] == [True, False]
+    assert not any(one.found_in("word20") for one in made[:1])
+    assert any(one.found_in("xy" * 60) for one in made)
+
+
 def test_what_it_remembers_is_bounded() -> None:
     made = pattern("(a|b)*a(a|b){100}c")
     for seed in range(20):
@@ -164,6 +173,13 @@ def test_repeating_nothing_costs_nothing() -> None:
         ("[^a]", "A", False, False),
         ("stra.e", "STRASSE", False, False),
         ("straße", "STRAßE", False, True),
+        ("straße", "STRA\u1e9eE", False, True),
+        ("s", "\u017f", False, True),
+        ("S", "\u017f", False, True),
+        ("[s]", "\u017f", False, True),
+        ("s", "\u017f", True, False),
+        ("ΛΌΓΟΣ", "λόγος", False, True),
+        ("λόγος", "ΛΌΓΟΣ", False, True),
     ],
 )
 def test_capitals(written: str, text: str, case: bool, found: bool) -> None:

@@ -15,12 +15,16 @@ from attrs import field, frozen
 from elemta.config.document import Path
 from elemta.config.kinds import PRIORITIES, Unfit, Whole
 from elemta.config.problems import did_you_mean
+from elemta.mail.address import Address
 from elemta.mail.envelope import Priority, Recipient
+from elemta.mail.headers import readable
 from elemta.plugins.api import Stage
 from elemta.plugins.rules.facts import STAGES, Situation
-from elemta.plugins.rules.operators import MAX_OPERAND_CHARACTERS
 from elemta.plugins.rules.reading import Reading, quoted
 from elemta.plugins.verdicts import (
+    MAX_LINE_OCTETS,
+    MAX_TEXT_CHARACTERS,
+    MAX_VALUE_CHARACTERS,
     AddHeader,
     AddRecipient,
     Annotate,
@@ -36,10 +40,12 @@ from elemta.plugins.verdicts import (
     SetRoute,
     Verdict,
 )
-from elemta.smtp.grammar import parse_address
+from elemta.smtp.grammar import AddressError, parse_address
 
 #: Actions of one rule.
 MAX_ACTIONS: Final = 20
+#: Addresses of one action: as many as RFC 5321 §4.5.3.1.8 asks every server to take.
+MAX_ADDRESSES: Final = 100
 #: A score beyond it means a slip of the pen; filters give some tens.
 MAX_SCORE: Final = 1_000_000
 
@@ -100,33 +106,35 @@ class Action:
 # ---- fields --------------------------------------------------------------------------------------
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > MAX_OPERAND_CHARACTERS:
-        raise Unfit(f"a text of 1 to {MAX_OPERAND_CHARACTERS} printable characters")
-    return value
+def _text(most: int, *, is_ascii: bool = False) -> Callable[[object], str]:
+    """A text that is not blank. One that would be cut, or spelled otherwise, is not taken."""
+
+    def entry(value: object) -> str:
+        is_text = isinstance(value, str) and value.isprintable() and (value.isascii() or not is_ascii)
+        if not is_text or not str(value).strip() or len(str(value)) > most:
+            raise Unfit(f"a text of 1 to {most} printable{' ASCII' * is_ascii} characters, not all blank")
+        return str(value)
+
+    return entry
 
 
-def _addresses(value: object) -> object:
-    """One address or several, as they were written."""
+def _addresses(value: object) -> tuple[Recipient, ...]:
     several = value if isinstance(value, list) else [value]
-    expected = 'a mail address such as "user@example.com", or a list of them'
-    if not several:
+    expected = f'a mail address such as "user@example.com", or a list of 1 to {MAX_ADDRESSES}'
+    texts = [each for each in several if isinstance(each, str)]
+    if not 1 <= len(several) <= MAX_ADDRESSES or len(texts) < len(several):
         raise Unfit(expected)
-    for each in several:
-        try:
-            if not isinstance(each, str):
-                raise Unfit(expected)
-            parse_address(each)
-        except ValueError:
-            raise Unfit(expected) from None
-    return tuple(several) if isinstance(value, list) else value
+    try:
+        return tuple(Recipient(parse_address(text)) for text in texts)
+    except AddressError:
+        raise Unfit(expected) from None
 
 
-def _priority(value: object) -> str:
+def _priority(value: object) -> Priority:
     if value not in PRIORITIES:
         advice = did_you_mean(value, PRIORITIES).strip() if isinstance(value, str) else ""
         raise Unfit(f"one of {quoted(PRIORITIES)}", advice)
-    return str(value)
+    return Priority[str(value).upper()]
 
 
 def _end(value: object) -> str:
@@ -150,9 +158,14 @@ def _code(value: object) -> int:
 _occurrence = Whole("fields", 1, 1000).parse
 
 
-def field_octets(text: str) -> str:
-    """A text for a header field: as it is, or in encoded words (RFC 2047 §2) where it is not all ASCII."""
-    return text if text.isascii() else Header(text, "utf-8", maxlinelen=75).encode(linesep="\r\n")
+def _value(text: str) -> str:
+    """A text for a header field: as it is, or in encoded words where it is not all ASCII."""
+    return text if text.isascii() else _words(text)
+
+
+def _words(text: str) -> str:
+    """A text in encoded words, RFC 2047 §2."""
+    return Header(text, "utf-8", maxlinelen=75).encode(linesep="\r\n")
 
 
 # ---- effects -------------------------------------------------------------------------------------
@@ -162,91 +175,90 @@ def _always(*changes: Change) -> Effect:
     return Effect(changes=lambda _: changes)
 
 
-def _make_reject(fields: Mapping[str, Any]) -> Effect:
-    return Effect(verdict=Reject(**fields))
-
-
-def _make_defer(fields: Mapping[str, Any]) -> Effect:
-    return Effect(verdict=Defer(**fields))
-
-
-def _make_discard(fields: Mapping[str, Any]) -> Effect:
-    return Effect(verdict=Discard(fields.get("reason", "")))
-
-
-def _make_quarantine(fields: Mapping[str, Any]) -> Effect:
-    return Effect(verdict=Quarantine(fields.get("reason", "")))
-
-
 def _make_add_header(fields: Mapping[str, Any]) -> Effect:
     place = None if fields.get("at") == "bottom" else 0
-    return _always(AddHeader(fields["name"], field_octets(fields["value"]), place))
+    return _always(AddHeader(fields["name"], _value(fields["value"]), place))
 
 
 def _make_replace_header(fields: Mapping[str, Any]) -> Effect:
-    return _always(ReplaceHeader(fields["name"], field_octets(fields["value"]), fields.get("occurrence", 1)))
+    return _always(ReplaceHeader(fields["name"], _value(fields["value"]), fields.get("occurrence", 1)))
 
 
 def _make_remove_header(fields: Mapping[str, Any]) -> Effect:
     return _always(RemoveHeader(fields["name"], fields.get("occurrence")))
 
 
-def _recipients(fields: Mapping[str, Any]) -> tuple[Recipient, ...]:
-    written = fields["address"]
-    return tuple(Recipient(parse_address(each)) for each in ((written,) if isinstance(written, str) else written))
-
-
 def _make_add_recipient(fields: Mapping[str, Any]) -> Effect:
-    return _always(*map(AddRecipient, _recipients(fields)))
+    return _always(*map(AddRecipient, fields["address"]))
 
 
 def _make_remove_recipient(fields: Mapping[str, Any]) -> Effect:
-    unwanted = frozenset(str(each.address).casefold() for each in _recipients(fields))
-
-    def changes(situation: Situation) -> tuple[Change, ...]:
-        present = () if situation.mail is None else situation.mail.recipients
-        return tuple(RemoveRecipient(each.address) for each in present if str(each.address).casefold() in unwanted)
-
-    return Effect(changes=changes)
+    unwanted = frozenset(_folded(each.address) for each in fields["address"])
+    return Effect(changes=lambda at: tuple(RemoveRecipient(one) for one in _recipients(at) if _folded(one) in unwanted))
 
 
 def _make_redirect(fields: Mapping[str, Any]) -> Effect:
-    further = tuple(map(AddRecipient, _recipients(fields)))
+    further = tuple(map(AddRecipient, fields["address"]))
+    return Effect(changes=lambda at: (*map(RemoveRecipient, _recipients(at)), *further))
 
-    def changes(situation: Situation) -> tuple[Change, ...]:
-        present = () if situation.mail is None else situation.mail.recipients
-        # Each once: a plugin before may have added one twice.
-        gone = dict.fromkeys(each.address for each in present)
-        return (*map(RemoveRecipient, gone), *further)
 
-    return Effect(changes=changes)
+def _folded(address: Address) -> str:
+    return str(address).casefold()
+
+
+def _recipients(situation: Situation) -> tuple[Address, ...]:
+    """Each once, after what rules asked for so far."""
+    found = dict.fromkeys(each.address for each in (situation.mail.recipients if situation.mail else ()))
+    for change in situation.changes:
+        match change:
+            case AddRecipient(recipient):
+                found[recipient.address] = None
+            case RemoveRecipient(address):
+                found.pop(address, None)
+    return tuple(found)
 
 
 def _make_tag_subject(fields: Mapping[str, Any]) -> Effect:
     tag: str = fields["text"].strip()
-    octets = field_octets(tag).encode()
+    octets = _value(tag).encode()
     AddHeader("Subject", octets)
     # RFC 2047 §6.2: what separates two encoded words is not shown, so the blank goes into the first one.
-    before_word = octets if tag.isascii() else field_octets(f"{tag} ").encode()
+    before_word = octets if tag.isascii() else _words(f"{tag} ").encode()
 
     def changes(situation: Situation) -> tuple[Change, ...]:
-        if situation.mail is None or tag in situation.mail.headers.text("Subject"):
+        present = _subject(situation)
+        shown = readable(present.replace(b"\r\n", b""))
+        if tag in shown:
             return ()  # a reply to a mail that was tagged brings the tag back
-        present = next(iter(situation.mail.headers.raw("Subject")), b"")
+        if not present:
+            return (ReplaceHeader("Subject", octets),)
+        front = before_word if present.startswith(b"=?") else octets
         try:
-            if not present:
-                return (ReplaceHeader("Subject", octets),)
             # A fold between them: neither line grows.
-            front = before_word if present.startswith(b"=?") else octets
             return (ReplaceHeader("Subject", front + b"\r\n " + present),)
         except ValueError:
-            return ()  # a field with a NUL or an endless line is not ours to mend
+            # A NUL or an endless line cannot be passed on, and is no way to go without the tag.
+            return (ReplaceHeader("Subject", _words(f"{tag} {shown}")),)
 
     return Effect(changes=changes)
 
 
+def _subject(situation: Situation) -> bytes:
+    """The first field's value, after what rules asked for so far; empty where there is none."""
+    found = list(situation.mail.headers.raw("Subject")) if situation.mail else []
+    for change in situation.changes:
+        match change:
+            case AddHeader(name, value, at) if name.lower() == "subject":
+                found.insert(len(found) if at is None else 0, value)
+            case ReplaceHeader(name, value, occurrence) if name.lower() == "subject":
+                found[occurrence - 1 :] = [value, *found[occurrence:]]
+            case RemoveHeader(name, occurrence) if name.lower() == "subject":
+                found[(occurrence or 1) - 1 : occurrence] = []
+    return found[0].strip(b" \t") if found else b""
+
+
 def _make_set_priority(fields: Mapping[str, Any]) -> Effect:
-    return _always(SetPriority(Priority[fields["priority"].upper()]))
+    return _always(SetPriority(fields["priority"]))
 
 
 def _make_set_route(fields: Mapping[str, Any]) -> Effect:
@@ -269,18 +281,31 @@ _MAIL = _DATA | {Stage.MAIL_FROM, Stage.RCPT_TO}
 _IN = _SESSION | _MAIL
 _KEPT = _MAIL | {Stage.PRE_DELIVERY}
 
-_NAME, _VALUE = Field("name", _text, required=True), Field("value", _text, required=True)
+_LINE, _WORD = _text(MAX_LINE_OCTETS), _text(MAX_VALUE_CHARACTERS)
+_NAME, _VALUE = Field("name", _LINE, required=True), Field("value", _LINE, required=True)
 _ADDRESS = Field("address", _addresses, required=True)
-_REASON = Field("reason", _text)
-_REPLY = (Field("text", _text), Field("code", _code), Field("enhanced", _text))
-_TAG, _OCCURRENCE = Field("text", _text, required=True), Field("occurrence", _occurrence)
+_REASON = Field("reason", _text(MAX_TEXT_CHARACTERS))
+#: RFC 5321 §4.2: a reply is US-ASCII.
+_REPLY = (Field("text", _text(MAX_TEXT_CHARACTERS, is_ascii=True)), Field("code", _code), Field("enhanced", _LINE))
+_TAG, _OCCURRENCE = Field("text", _LINE, required=True), Field("occurrence", _occurrence)
 
 _CATALOGUE = (
     ActionKind("accept", STAGES, (), "", lambda _: Effect(accepts=True), "Ask no further rule at this stage."),
-    ActionKind("reject", STAGES, _REPLY, "text", _make_reject, "Refuse for good: 550 5.7.1."),
-    ActionKind("defer", STAGES, _REPLY, "text", _make_defer, "Refuse for now: 451 4.7.1."),
-    ActionKind("discard", _MAIL, (_REASON,), "reason", _make_discard, "Answer 250, throw the mail away."),
-    ActionKind("quarantine", _KEPT, (_REASON,), "reason", _make_quarantine, "Hold the mail in the queue."),
+    ActionKind(
+        "reject", STAGES, _REPLY, "text", lambda fields: Effect(verdict=Reject(**fields)),
+        "Refuse for good: 550 5.7.1.",
+    ),
+    ActionKind(
+        "defer", STAGES, _REPLY, "text", lambda fields: Effect(verdict=Defer(**fields)), "Refuse for now: 451 4.7.1."
+    ),
+    ActionKind(
+        "discard", _MAIL, (_REASON,), "reason", lambda fields: Effect(verdict=Discard(fields.get("reason", ""))),
+        "Answer 250, throw the mail away.",
+    ),
+    ActionKind(
+        "quarantine", _KEPT, (_REASON,), "reason",
+        lambda fields: Effect(verdict=Quarantine(fields.get("reason", ""))), "Hold the mail in the queue.",
+    ),
     ActionKind(
         "add_header", _DATA, (_NAME, _VALUE, Field("at", _end)), "", _make_add_header,
         "Add a field, at the top unless `at` is `bottom`.",
@@ -303,8 +328,8 @@ _CATALOGUE = (
     ),
     ActionKind("set_route", _MAIL, (_NAME,), "name", _make_set_route, "Send it by the route of this name."),
     ActionKind(
-        "annotate", _MAIL, (Field("key", _text, required=True), _VALUE), "", _make_annotate,
-        "A word about the mail that is kept with it.",
+        "annotate", _MAIL, (Field("key", _LINE, required=True), Field("value", _WORD, required=True)), "",
+        _make_annotate, "A word about the mail that is kept with it.",
     ),
     ActionKind(
         "score", _IN, (Field("points", _points, required=True),), "points", _make_score,
@@ -334,7 +359,16 @@ def read_actions(reading: Reading, path: Path, value: object) -> tuple[Action, .
             break
         action = _read_action(reading, here, each)
         found += [] if action is None else [action]
+        if action is not None and isinstance(action.effect().verdict, Reject | Defer | Discard):
+            _check_not_in_vain(reading, here, found)
     return tuple(found)
+
+
+def _check_not_in_vain(reading: Reading, path: Path, actions: list[Action]) -> None:
+    """Nothing keeps what was changed of a mail that is not kept."""
+    *before, last = actions
+    if vain := [action.kind.name for action in before if action.effect().changes is not None]:
+        reading.error(path, f'this mail is not kept, so {quoted(vain)} before "{last.kind.name}" would do nothing.')
 
 
 def _read_action(reading: Reading, path: Path, value: object) -> Action | None:
@@ -399,11 +433,3 @@ def _checked(reading: Reading, path: Path, action: Action) -> Action | None:
         if route not in reading.routes:
             reading.unknown(path, "route", sorted(reading.routes), word=route)
     return action
-
-
-def render_action(action: Action) -> object:
-    """The JSON of an action; reading it gives the same."""
-    if not action.fields:
-        return action.kind.name
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in action.fields}
-    return {action.kind.name: fields}

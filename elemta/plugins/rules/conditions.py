@@ -1,4 +1,4 @@
-"""Conditions of rules: trees of comparisons, read from JSON or written to it, made into one function.
+"""Conditions of rules: trees of comparisons, read from JSON, made into one function.
 
     {"sender_domain": "example.com", "not": {"client": ["192.0.2.0/24"]}}
 
@@ -14,9 +14,9 @@ from elemta.config.document import Path
 from elemta.config.kinds import Unfit
 from elemta.plugins.api import Stage
 from elemta.plugins.rules.facts import FACTS, Fact, Situation
-from elemta.plugins.rules.operators import LETTERS, OPERATORS, WRITTEN, Operator, Takes, operator_of
+from elemta.plugins.rules.operators import OPERATORS, Operator, Takes, operator_of
 from elemta.plugins.rules.reading import MAX_LINES_TOLD, Entry, Reading, printed, quoted
-from elemta.plugins.verdicts import RemoveHeader
+from elemta.plugins.verdicts import Annotate, RemoveHeader
 
 #: Conditions of one rule; every mail may have to meet them all.
 MAX_CONDITIONS: Final = 500
@@ -34,19 +34,10 @@ class Compare:
 
     fact: Fact
     operator: Operator
-    #: As read; those of `file` when it is set.
     entries: tuple[Any, ...]
     argument: str = ""
-    #: The operand was written as one value, not as a list.
-    is_single: bool = False
-    file: str = ""
     #: Whether capitals differ from small letters.
     case: bool = False
-
-    @property
-    def subject(self) -> str:
-        """The fact as a rule names it: `header:Subject`."""
-        return f"{self.fact.name}:{self.argument}" if self.argument else self.fact.name
 
 
 @frozen
@@ -124,24 +115,22 @@ def _read_fact(reading: Reading, path: Path, value: object) -> Condition:
         reading.unknown(path, "fact", (*FACTS, *_TREES), word=name)
         return ALWAYS
     _check_fact(reading, path, fact, argument if colon else "")
+    # Any operator, until the one that is written is known.
+    compare = Compare(fact, next(iter(OPERATORS[fact.kind].values())), (), fact.spelled(argument))
     if not isinstance(value, dict) or set(value) == {_FILE}:
-        return _read_bare(reading, path, value, Compare(fact, _operator(fact), (), argument))
-    return _read_operators(reading, path, value, Compare(fact, _operator(fact), (), argument))
-
-
-def _operator(fact: Fact) -> Operator:
-    return next(iter(OPERATORS[fact.kind].values()))
+        return _read_bare(reading, path, value, compare)
+    return _read_operators(reading, path, value, compare)
 
 
 def _check_fact(reading: Reading, path: Path, fact: Fact, argument: str) -> None:
     if bool(fact.argument) is not bool(argument):
         form = f"{fact.name}:{fact.argument}" if fact.argument else fact.name
         reading.error(path, f'this fact is written "{form}".')
-    elif fact.argument == "Name":
+    elif fact.argument:
         try:
-            RemoveHeader(argument)
-        except ValueError:
-            reading.error(path, "behind the colon stands the name of a header field.")
+            RemoveHeader(argument) if fact.is_of_field else Annotate(argument, "")
+        except ValueError as error:
+            reading.error(path, f"{error}.")
     if unknown := [stage.value for stage in reading.stages if stage not in fact.stages]:
         known = [stage.value for stage in Stage if stage in fact.stages]
         reading.error(path, f"this is not known at {quoted(unknown)}; it is at {quoted(known)}.")
@@ -166,8 +155,7 @@ def _read_operators(reading: Reading, path: Path, value: Mapping[str, object], c
         if name not in operators:
             reading.unknown((*path, name), "operator", operators, of=f" for {compare.fact.kind.value}")
             continue
-        looks = case and name in LETTERS
-        each = evolve(compare, operator=operators[name], case=looks)
+        each = evolve(compare, operator=operators[name], case=case and operators[name].has_case)
         found.append(_read_operand(reading, (*path, name), operand, each))
     if not set(value) - {_CASE}:
         reading.error(path, f"an operator is missing; known are {', '.join(operators)}.")
@@ -180,8 +168,8 @@ def _read_case(reading: Reading, path: Path, value: Mapping[str, object], compar
     case = value[_CASE]
     if not isinstance(case, bool):
         reading.unfit((*path, _CASE), case, Unfit("true or false"))
-    elif compare.fact.kind not in WRITTEN or not LETTERS & set(value):
-        reading.error((*path, _CASE), "no operator here looks at letters; take this key away.")
+    elif not any(name in value for name, operator in OPERATORS[compare.fact.kind].items() if operator.has_case):
+        reading.error((*path, _CASE), "capitals make no difference here; take this key away.")
     return case is True
 
 
@@ -199,7 +187,7 @@ def _read_operand(reading: Reading, path: Path, value: object, compare: Compare)
     except Unfit as fault:
         reading.unfit(path, value, fault)
         return compare
-    return evolve(compare, entries=(entry,), is_single=True)
+    return evolve(compare, entries=(entry,))
 
 
 def _read_list(reading: Reading, path: Path, value: list[object], compare: Compare) -> Condition:
@@ -219,7 +207,11 @@ def _read_list(reading: Reading, path: Path, value: list[object], compare: Compa
             found.append(compare.operator.entry(each))
         except Unfit as fault:
             reading.unfit((*path, number), each, fault)
-    return evolve(compare, entries=tuple(found)) if len(found) == len(value) else compare
+    if len(found) < len(value):
+        return compare
+    if operator.takes is Takes.PAIR and found[0] == found[1]:
+        reading.error(path, "both ends are the same, so nothing is ever between them.")
+    return evolve(compare, entries=tuple(found))
 
 
 def _read_file(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> Condition:
@@ -247,32 +239,7 @@ def _read_file(reading: Reading, path: Path, value: Mapping[str, object], compar
         reading.unfit_line(here, name, line, unfit)
     if len(faults) > MAX_LINES_TOLD:
         reading.error(here, f"{len(faults) - MAX_LINES_TOLD} more lines of this file are wrong.")
-    return compare if faults else evolve(compare, entries=tuple(found), file=name)
-
-
-# ---- writing -------------------------------------------------------------------------------------
-
-
-def render_condition(condition: Condition) -> dict[str, Any]:
-    """The JSON of a condition; reading it gives the same."""
-    match condition:
-        case All(()):
-            return {}
-        case All(several):
-            return {"all": [render_condition(each) for each in several]}
-        case AnyOf(several):
-            return {"any": [render_condition(each) for each in several]}
-        case Not(one):
-            return {"not": render_condition(one)}
-        case Compare():
-            case_key = {_CASE: True} if condition.case else {}
-            return {condition.subject: {condition.operator.name: _operand(condition), **case_key}}
-
-
-def _operand(compare: Compare) -> object:
-    if compare.file:
-        return {_FILE: compare.file}
-    return compare.entries[0] if compare.is_single else list(compare.entries)
+    return compare if faults else evolve(compare, entries=tuple(found))
 
 
 # ---- making --------------------------------------------------------------------------------------
@@ -289,9 +256,9 @@ def make_condition(condition: Condition) -> Holds:
         case Not(one):
             opposite = make_condition(one)
             return lambda situation: not opposite(situation)
-        case Compare(fact=fact, argument=argument):
-            read, test = fact.read, condition.operator.make(condition.entries, condition.case)
-            return lambda situation: test(read(situation, argument))
+        case Compare(fact=fact, operator=operator, argument=argument, case=case):
+            test, is_folded = operator.make(condition.entries, case), operator.is_folding and not case
+            return lambda situation: test(situation.ask(fact, argument, is_folded=is_folded))
 
 
 def _make_all(every: list[Holds]) -> Holds:

@@ -2,7 +2,8 @@
 
 A rule that holds makes its changes and lets the next one be asked, unless it decides. Conditions see the mail as it
 came to this plugin: changes are made when all is decided, but a score counts for the rules behind at once.
-What is not here: reading rules (`rules.language`), the hooks (`rules.plugin`). Pure; nothing raises, whatever the mail.
+What is not here: reading rules (`rules.language`), the hooks (`rules.plugin`). Pure. Failure raised: `ValueError`, when
+rules together ask for more changes than a verdict may have.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from elemta.plugins.rules.actions import ACTIONS, Effect, MakeChanges
 from elemta.plugins.rules.conditions import Holds, make_condition
 from elemta.plugins.rules.facts import Situation
 from elemta.plugins.rules.language import Rule
-from elemta.plugins.verdicts import CONTINUE, Change, Continue, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.plugins.verdicts import CONTINUE, Continue, Defer, Discard, Quarantine, Reject, Verdict
 
 _BY_DEFAULT: Final[dict[DefaultAction, Verdict | None]] = {
     DefaultAction.ACCEPT: None,
@@ -67,22 +68,22 @@ def make_programs(
 ) -> dict[Stage, Program]:
     """The programs of the stages that have rules. `dry_run` lets none of them, and no default, do anything.
 
-    A default other than to accept holds at each stage that has rules, and where there are none at all, for the whole
-    mail: who refuses everything by default is not open because a folder is empty.
+    A default other than to accept holds at each stage that has rules which are not only rehearsed, and where there are
+    none at all, for the whole mail: who refuses everything by default is not open because a folder is empty.
     """
-    enabled = [rule for rule in rules if rule.enabled]
-    by_default = None if dry_run else _BY_DEFAULT[default]
     ready: dict[Stage, list[_Ready]] = {stage: [] for stage in Stage}
-    for rule in enabled:
-        one = _make_ready(evolve(rule, dry_run=rule.dry_run or dry_run))
-        for stage in rule.stages:
-            ready[stage].append(one)
-    if by_default is not None and not any(ready.values()):
-        return {Stage.DATA_COMPLETE: Program(Stage.DATA_COMPLETE, (), by_default)}
+    for rule in rules:
+        if rule.enabled:
+            one = _make_ready(evolve(rule, dry_run=rule.dry_run or dry_run))
+            for stage in rule.stages:
+                ready[stage].append(one)
+    by_default = None if dry_run else _BY_DEFAULT[default]
+    heard = {stage for stage, rules_of in ready.items() if not all(rule.dry_run for rule in rules_of)}
+    closed = set() if by_default is None else (heard or {Stage.DATA_COMPLETE}) & ACTIONS[default.value].stages
     return {
-        stage: Program(stage, tuple(rules_of), by_default if stage in ACTIONS[default.value].stages else None)
+        stage: Program(stage, tuple(rules_of), by_default if stage in closed else None)
         for stage, rules_of in ready.items()
-        if rules_of
+        if rules_of or stage in closed
     }
 
 
@@ -109,7 +110,6 @@ def _named(verdict: Verdict | None, rule: str) -> Verdict | None:
 
 def decide(program: Program, situation: Situation) -> Decision:
     """Ask the rules."""
-    changes: list[Change] = []
     held: list[str] = []
     rehearsed: list[str] = []
     for rule in program.rules:
@@ -120,17 +120,16 @@ def decide(program: Program, situation: Situation) -> Decision:
             continue
         held.append(rule.name)
         for make in rule.changes:
-            changes += make(situation)
+            situation.changes += make(situation)
         situation.added_score += rule.score
         if rule.accepts or rule.verdict is not None:
-            verdict = _with(rule.verdict, changes, situation.added_score)
-            return Decision(verdict, rule.name, tuple(held), tuple(rehearsed))
-    return Decision(_with(program.by_default, changes, situation.added_score), "", tuple(held), tuple(rehearsed))
+            return Decision(_with(rule.verdict, situation), rule.name, tuple(held), tuple(rehearsed))
+    return Decision(_with(program.by_default, situation), "", tuple(held), tuple(rehearsed))
 
 
-def _with(verdict: Verdict | None, changes: list[Change], score: float) -> Verdict:
+def _with(verdict: Verdict | None, situation: Situation) -> Verdict:
     """A verdict with what the rules before it asked for; a mail that is refused needs no changes."""
-    made: tuple[Change, ...] = tuple(changes)
+    made, score = tuple(situation.changes), situation.added_score
     if verdict is None:
         return Continue(made, score) if made or score else CONTINUE
     if isinstance(verdict, Quarantine):

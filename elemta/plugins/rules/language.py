@@ -12,9 +12,8 @@ manual. What is not here: files (`rules.files`), asking the rules (`rules.evalua
 Failure raised: `ConfigError`, with every problem of every file at once.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen
 
@@ -22,14 +21,13 @@ from elemta.config.document import JsonError, Path, read_document
 from elemta.config.kinds import Unfit
 from elemta.config.problems import ConfigError, Problem
 from elemta.plugins.api import Stage
-from elemta.plugins.rules.actions import Action, read_actions, render_action
+from elemta.plugins.rules.actions import Action, read_actions
 from elemta.plugins.rules.conditions import (
     ALWAYS,
     MAX_CONDITIONS,
     Condition,
     count_conditions,
     read_condition,
-    render_condition,
 )
 from elemta.plugins.rules.facts import STAGES
 from elemta.plugins.rules.reading import ReadEntries, Reading, no_entries, quoted
@@ -212,28 +210,3 @@ def _read_about(reading: Reading, path: Path, value: Mapping[str, object]) -> st
         return about
     reading.unfit((*path, "about"), about, Unfit("a text"))
     return ""
-
-
-# ---- writing -------------------------------------------------------------------------------------
-
-
-def render_rules(rules: Sequence[Rule]) -> str:
-    """The text of a file with these rules; reading it gives the same rules."""
-    return json.dumps({"rules": [_render_rule(rule) for rule in rules]}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _render_rule(rule: Rule) -> dict[str, Any]:
-    stages = [stage.value for stage in rule.stages]
-    actions = [render_action(action) for action in rule.actions]
-    written: dict[str, Any] = {"name": rule.name}
-    if rule.about:
-        written["about"] = rule.about
-    written["stage"] = stages[0] if len(stages) == 1 else stages
-    if rule.condition != ALWAYS:
-        written["if"] = render_condition(rule.condition)
-    written["then"] = actions[0] if len(actions) == 1 else actions
-    if not rule.enabled:
-        written["enabled"] = False
-    if rule.dry_run:
-        written["dry_run"] = True
-    return written

@@ -10,15 +10,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
+from unicodedata import normalize
 
 from attrs import field, frozen
 
-from elemta.config.addresses import parse_domain, parse_mailbox, parse_network
+from elemta.config.addresses import parse_network
 from elemta.config.kinds import Unfit
 from elemta.config.problems import did_you_mean
 from elemta.plugins.rules.facts import WEEKDAYS, IpAddress, Kind
 from elemta.plugins.rules.pattern_text import Node, parse_glob, parse_pattern
-from elemta.plugins.rules.patterns import Pattern
+from elemta.plugins.rules.patterns import check_size, make_patterns
+from elemta.smtp.grammar import AddressError, AddressFault, parse_address, parse_domain
 
 #: Entries of a list that is looked up, 100 octets each in memory, whether written in a rule or in a file.
 MAX_ENTRIES: Final = 200_000
@@ -53,6 +55,10 @@ class Operator:
     entry: Callable[[object], object] = field(eq=False, repr=False)
     make: Callable[[Sequence[Any], bool], Test] = field(eq=False, repr=False)
     most: int = 1
+    #: Whether it can tell capitals from small letters; `make` is told.
+    has_case: bool = False
+    #: Whether the test takes texts in small letters, unless it tells capitals from them.
+    is_folding: bool = False
 
 
 # ---- entries -------------------------------------------------------------------------------------
@@ -61,13 +67,14 @@ class Operator:
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_OPERAND_CHARACTERS:
         raise Unfit(f"a text of at most {MAX_OPERAND_CHARACTERS} printable characters")
-    return value
+    return normalize("NFC", value)
 
 
 def _some_text(value: object) -> str:
-    if _text(value) == "":
+    text = _text(value)
+    if not text:
         raise Unfit("a text that is not empty", 'An empty one is part of every text; see "exists".')
-    return str(value)
+    return text
 
 
 def _form(expected: str, reader: Callable[[str], object]) -> Callable[[object], str]:
@@ -75,7 +82,7 @@ def _form(expected: str, reader: Callable[[str], object]) -> Callable[[object], 
         if not isinstance(value, str) or not value.isprintable():
             raise Unfit(expected)
         try:
-            return str(reader(value))
+            return str(reader(normalize("NFC", value)))
         except ValueError as error:
             says = str(error)
             raise Unfit(expected, f"{says[:1].upper()}{says[1:]}.") from None
@@ -89,17 +96,70 @@ def _mailbox(text: str) -> str:
         return text
     if "@" not in text:
         raise ValueError('an address has an @; for a domain there are "sender_domain" and "recipient_domain"')
-    return parse_mailbox(text)
+    return str(_read_mail(parse_address, text))
+
+
+_FAULTS: Final = {
+    AddressFault.SYNTAX: "a local part with a blank is written in quotes, and nothing in angle brackets",
+    AddressFault.TOO_LONG: "it is longer than any can be",
+    AddressFault.DOMAIN: "a domain name is letters, digits and hyphens between dots, without a final dot",
+}
+
+
+def _read_mail(reader: Callable[[str], object], text: str) -> object:
+    """An address or domain in the form that mails have it. Raises `ValueError` with a sentence."""
+    try:
+        return reader(text)
+    except AddressError as error:
+        raise ValueError(_FAULTS[error.fault]) from None
 
 
 _address = _form('a mail address such as "user@example.com", or "" for the null sender', _mailbox)
-_domain = _form(
-    'a domain such as "example.com", or ""', lambda text: text if not text or text[0] == "[" else parse_domain(text)
-)
-_some_domain = _form('a domain such as "example.com"', parse_domain)
+_domain = _form('a domain such as "example.com", or ""', lambda text: text and _read_mail(parse_domain, text))
+_some_domain = _form('a domain such as "example.com"', lambda text: _read_mail(parse_domain, text))
 _network = _form('an IP address or a network such as "192.0.2.0/24"', parse_network)
-_glob = _form('a text with "*" and "?"', lambda text: Pattern(parse_glob(text)) and text)
-_regular = _form("a pattern", lambda text: Pattern(parse_pattern(text)) and text)
+
+
+def _checked_glob(text: str) -> str:
+    check_size(parse_glob(text))
+    return text
+
+
+def _checked_pattern(text: str) -> str:
+    check_size(parse_pattern(text))
+    return text
+
+
+_glob = _form('a text with "*" and "?"', _checked_glob)
+_regular = _form("a pattern", _checked_pattern)
+
+
+def _in_ascii(entry: Callable[[object], str], domain_of: Callable[[str], str]) -> Callable[[object], str]:
+    """`entry`, but what `domain_of` takes out of a text must be ASCII, as the domains of mails are."""
+
+    def of_domain(value: object) -> str:
+        text = entry(value)
+        if not domain_of(text).isascii():
+            raise Unfit('the ASCII form of a domain, as in "xn--bcher-kva.example"')
+        return text
+
+    return of_domain
+
+
+def _nothing(_: str) -> str:
+    return ""
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _behind_at(text: str) -> str:
+    return text.rpartition("@")[2] if "@" in text else ""
+
+
+def _end(text: str) -> str:
+    return text.rpartition("@")[2]
 
 
 def _number(value: object) -> float:
@@ -118,7 +178,8 @@ def _octets(value: object) -> float:
     match = _SIZE.fullmatch(value)
     if match is None:
         raise Unfit('a number of octets, or a text such as "10 MB" (millions) or "10 MiB" (1048576 each)')
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[(match[2] or "").lower()])
+    unit: int = (1024 if match[3] else 1000) ** _POWERS[(match[2] or "").lower()]
+    return round(float(match[1]) * unit)
 
 
 def _flag(value: object) -> bool:
@@ -151,28 +212,28 @@ def _weekday(value: object) -> str:
 # ---- tests ---------------------------------------------------------------------------------------
 
 
-def _folded(texts: Sequence[str], case: bool) -> list[str]:
-    return list(texts) if case else [text.casefold() for text in texts]
+def _folded(texts: Sequence[str], case: bool) -> tuple[str, ...]:
+    return tuple(texts) if case else tuple(map(str.casefold, texts))
 
 
 def _make_one_of(entries: Sequence[str], case: bool) -> Test:
     wanted = frozenset(_folded(entries, case))
-    return lambda values: any(value in wanted for value in _folded(values, case))
+    return lambda values: not wanted.isdisjoint(values)
 
 
 def _make_contains(entries: Sequence[str], case: bool) -> Test:
-    wanted = tuple(_folded(entries, case))
-    return lambda values: any(word in value for value in _folded(values, case) for word in wanted)
+    wanted = _folded(entries, case)
+    return lambda values: any(word in value for value in values for word in wanted)
 
 
 def _make_starts_with(entries: Sequence[str], case: bool) -> Test:
-    wanted = tuple(_folded(entries, case))
-    return lambda values: any(value.startswith(wanted) for value in _folded(values, case))
+    wanted = _folded(entries, case)
+    return lambda values: any(value.startswith(wanted) for value in values)
 
 
 def _make_ends_with(entries: Sequence[str], case: bool) -> Test:
-    wanted = tuple(_folded(entries, case))
-    return lambda values: any(value.endswith(wanted) for value in _folded(values, case))
+    wanted = _folded(entries, case)
+    return lambda values: any(value.endswith(wanted) for value in values)
 
 
 def _make_glob(entries: Sequence[str], case: bool) -> Test:
@@ -184,7 +245,7 @@ def _make_matches(entries: Sequence[str], case: bool) -> Test:
 
 
 def _make_found(nodes: Sequence[Node], case: bool) -> Test:
-    patterns = [Pattern(node, case=case) for node in nodes]
+    patterns = make_patterns(nodes, case=case)
     # Cut, since a pattern costs by the character; the facts that a stranger writes are hardly ever longer.
     return lambda values: any(one.found_in(value[:MAX_OPERAND_CHARACTERS]) for value in values for one in patterns)
 
@@ -250,15 +311,24 @@ _ORDER = (
 )
 
 
-def _for_texts(entry: Callable[[object], object]) -> tuple[Operator, ...]:
+def _for_texts(
+    entry: Callable[[object], object],
+    domain_in: Callable[[str], str],
+    domain_at_end: Callable[[str], str],
+    *,
+    has_case: bool = True,
+) -> tuple[Operator, ...]:
+    """`domain_in` tells what of a text that is looked for can only be of a domain, `domain_at_end` if it is the end."""
+    part, end = _in_ascii(_some_text, domain_in), _in_ascii(_some_text, domain_at_end)
+    glob, regular = _in_ascii(_glob, domain_in), _in_ascii(_regular, domain_in)
     return (
-        Operator("equals", Takes.ONE, entry, _make_one_of),
-        Operator("one_of", Takes.LIST, entry, _make_one_of, MAX_ENTRIES),
-        Operator("contains", Takes.ANY, _some_text, _make_contains, MAX_SEARCHED),
-        Operator("starts_with", Takes.ANY, _some_text, _make_starts_with, MAX_SEARCHED),
-        Operator("ends_with", Takes.ANY, _some_text, _make_ends_with, MAX_SEARCHED),
-        Operator("glob", Takes.ANY, _glob, _make_glob, MAX_PATTERNS),
-        Operator("matches", Takes.ANY, _regular, _make_matches, MAX_PATTERNS),
+        Operator("equals", Takes.ONE, entry, _make_one_of, has_case=has_case, is_folding=True),
+        Operator("one_of", Takes.LIST, entry, _make_one_of, MAX_ENTRIES, has_case, is_folding=True),
+        Operator("contains", Takes.ANY, part, _make_contains, MAX_SEARCHED, has_case, is_folding=True),
+        Operator("starts_with", Takes.ANY, part, _make_starts_with, MAX_SEARCHED, has_case, is_folding=True),
+        Operator("ends_with", Takes.ANY, end, _make_ends_with, MAX_SEARCHED, has_case, is_folding=True),
+        Operator("glob", Takes.ANY, glob, _make_glob, MAX_PATTERNS, has_case),
+        Operator("matches", Takes.ANY, regular, _make_matches, MAX_PATTERNS, has_case),
         Operator("exists", Takes.ONE, _flag, _make_exists),
     )
 
@@ -271,9 +341,12 @@ def _for_numbers(entry: Callable[[object], object]) -> tuple[Operator, ...]:
 
 
 _OPERATORS: Final[Mapping[Kind, tuple[Operator, ...]]] = {
-    Kind.TEXT: _for_texts(_text),
-    Kind.ADDRESS: _for_texts(_address),
-    Kind.DOMAIN: (*_for_texts(_domain), Operator("within", Takes.ANY, _some_domain, _make_within, MAX_ENTRIES)),
+    Kind.TEXT: _for_texts(_text, _nothing, _nothing),
+    Kind.ADDRESS: _for_texts(_address, _behind_at, _end),
+    Kind.DOMAIN: (
+        *_for_texts(_domain, _whole, _whole, has_case=False),
+        Operator("within", Takes.ANY, _some_domain, _make_within, MAX_ENTRIES),
+    ),
     Kind.NUMBER: _for_numbers(_number),
     Kind.OCTETS: _for_numbers(_octets),
     Kind.FLAG: (Operator("equals", Takes.ONE, _flag, _EQUAL),),
@@ -288,10 +361,6 @@ _OPERATORS: Final[Mapping[Kind, tuple[Operator, ...]]] = {
 OPERATORS: Final[Mapping[Kind, Mapping[str, Operator]]] = {
     kind: {operator.name: operator for operator in operators} for kind, operators in _OPERATORS.items()
 }
-#: The operators that look at letters, and so have a `case`.
-LETTERS: Final = frozenset({"equals", "one_of", "contains", "starts_with", "ends_with", "glob", "matches"})
-#: Kinds whose values are written in letters.
-WRITTEN: Final = frozenset({Kind.TEXT, Kind.ADDRESS, Kind.DOMAIN})
 
 
 def operator_of(kind: Kind, value: object) -> str:

@@ -9,7 +9,7 @@ needed, as in RE2). One character costs at most a look at every position, mostly
 What is not here: how patterns are written (`rules.pattern_text`). Failure raised: `PatternError`, when one is made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
 from attrs import frozen
@@ -61,8 +61,7 @@ class Pattern:
 
     def __init__(self, node: Node, *, case: bool = False) -> None:
         """`case` tells whether capitals differ from small letters. Raises `PatternError` when it is too large."""
-        if positions_of(node) > MAX_POSITIONS:
-            raise PatternError(f"with its repetitions written out it has more than {MAX_POSITIONS} characters")
+        check_size(node)
         builder = _Builder()
         whole = builder.build(node)
         builder.lead(_BEGIN, whole.first)
@@ -70,6 +69,7 @@ class Pattern:
         self._leads: list[dict[int, int]] = [{} for _ in range(0, len(self._follow), 8)]
         self._accepting = whole.last | (_BEGIN if whole.may_be_empty else 0)
         self._marks = [(1 << place, one) for place, one in builder.symbols if isinstance(one, Mark)]
+        self._case = case
         self._literals: dict[str, int] = {}
         self._classes: dict[Chars, int] = {}
         for place, symbol in builder.symbols:
@@ -77,7 +77,6 @@ class Pattern:
                 self._add_symbol(symbol, 1 << place)
         self._is_marked = bool(self._marks)
         self._boundaries = any(mark in (Mark.BOUNDARY, Mark.NO_BOUNDARY) for _, mark in self._marks)
-        self._case = case
         self._sets: dict[str, int] = {}
         self._steps: dict[tuple[int, str], int] = {}
         self._places: dict[tuple[int, int], int] = {}
@@ -85,7 +84,8 @@ class Pattern:
     def _add_symbol(self, symbol: Chars, bit: int) -> None:
         """Positions of the same symbol are one set; that of a single character is looked up, not asked."""
         if symbol.single is not None:
-            self._literals[symbol.single] = self._literals.get(symbol.single, 0) | bit
+            letter = symbol.single if self._case else _small(symbol.single)
+            self._literals[letter] = self._literals.get(letter, 0) | bit
         else:
             self._classes[symbol] = self._classes.get(symbol, 0) | bit
 
@@ -113,13 +113,12 @@ class Pattern:
 
     def _taking(self, char: str) -> int:
         """The positions that take a character."""
-        variants = (char,) if self._case else _variants(char)
-        taking = 0
-        for each in variants:
-            taking |= self._literals.get(each, 0)
-        for symbol, places in self._classes.items():
-            if symbol.holds(variants):
-                taking |= places
+        taking = self._literals.get(char if self._case else _small(char), 0)
+        if self._classes:
+            variants = (char,) if self._case else _variants(char)
+            for symbol, places in self._classes.items():
+                if symbol.holds(variants):
+                    taking |= places
         self._sets = _bounded(self._sets)
         self._sets[char] = taking
         return taking
@@ -161,9 +160,36 @@ class Pattern:
         return reached
 
 
+def make_patterns(nodes: Iterable[Node], *, case: bool) -> list[Pattern]:
+    """As few as find what any of the nodes does: small ones are followed together. Raises `PatternError`."""
+    together: list[list[Node]] = []
+    room = 0
+    for node in nodes:
+        check_size(node)
+        positions = positions_of(node)
+        if not together or positions > room:
+            together.append([])
+            room = MAX_POSITIONS
+        together[-1].append(node)
+        room -= positions
+    return [Pattern(Either(tuple(some)), case=case) for some in together]
+
+
+def check_size(node: Node) -> None:
+    """Raises `PatternError` for a pattern that is too large."""
+    if positions_of(node) > MAX_POSITIONS:
+        raise PatternError(f"with its repetitions written out it has more than {MAX_POSITIONS} characters")
+
+
+def _small(char: str) -> str:
+    """The one letter that stands for all that count as the same; "ß" has no capital of one character."""
+    return next(one for one in (char.casefold(), char.lower(), char) if len(one) == 1)
+
+
 def _variants(char: str) -> tuple[str, ...]:
     """The letters that count as the same; those of several characters (the capital of "ß") are left out."""
-    return tuple({char, *(other for other in (char.lower(), char.upper()) if len(other) == 1)})
+    small = _small(char)
+    return tuple({char, small, *(other for other in (char.upper(), small.upper()) if len(other) == 1)})
 
 
 def _holds(mark: Mark, place: int) -> bool:
