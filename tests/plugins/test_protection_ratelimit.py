@@ -40,6 +40,9 @@ def limiter(world: World, **keys: Any) -> RateLimit:
     return RateLimit(world.host(), RateLimiterSection(**(_NONE | keys)))
 
 
+TOO_MANY = "450 4.7.1 too many mails from your address, try again in 1 second"
+
+
 async def mails(plugin: RateLimit, count: int, **options: Any) -> list[str]:
     """What is answered to so many mails of one session."""
     session = a_session(**options)
@@ -95,8 +98,11 @@ async def test_minute_and_hour_count_both(autojump_clock: Clock) -> None:
     assert refused.endswith("try again in 1080 seconds")  # 20 minutes a mail, two have passed
 
 
-async def test_what_is_refused_by_one_limit_is_not_counted_by_the_others(autojump_clock: Clock) -> None:
-    plugin = limiter(World(), max_messages_per_hour=1, per_sender=SenderRatesSection(messages_per_hour=2))
+@pytest.mark.parametrize("away", [False, True])
+async def test_what_is_refused_by_one_limit_is_not_counted_by_the_others(away: bool, autojump_clock: Clock) -> None:
+    world = World()
+    world.shared.is_away = away
+    plugin = limiter(world, max_messages_per_hour=1, per_sender=SenderRatesSection(messages_per_hour=2))
     assert [bool(reply) for reply in await mails(plugin, 5)] == [False, True, True, True, True]
     assert await mails(plugin, 1, client="192.0.2.2") == [""]
     (refused,) = await mails(plugin, 1, client="192.0.2.3")
@@ -330,6 +336,16 @@ async def test_a_store_that_is_too_slow_for_all_keeps_nobody_for_long(autojump_c
     assert len(world.events("plugin.shared_away")) == 1
 
 
+async def test_those_who_wait_for_their_turn_do_not_ask_a_store_that_failed_meanwhile(autojump_clock: Clock) -> None:
+    world = World()
+    plugin = limiter(world, max_messages_per_hour=80)
+    world.shared.is_away, world.shared.hangs_seconds = True, 0.1
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(mails, plugin, 1)
+    assert sum(world.shared.calls.values()) == 1
+
+
 async def test_a_look_at_a_store_that_hangs_is_waited_for_once_a_rest(autojump_clock: Clock) -> None:
     world = World()
     network, sender = NetworkRatesSection(None, None, None, None, 1000), SenderRatesSection(octets_per_hour=1000)
@@ -338,6 +354,23 @@ async def test_a_look_at_a_store_that_hangs_is_waited_for_once_a_rest(autojump_c
     for _ in range(3):
         assert await plugin.on_mail_from(a_mail(declared_size=10)) is CONTINUE
     assert trio.current_time() == SHARED_SECONDS
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_clock_that_was_ahead_locks_nobody_out(away: bool, autojump_clock: Clock) -> None:
+    """As after a start with a wrong clock that the network sets later: what was kept means nothing any more."""
+    world = World()
+    world.shared.is_away = away
+    plugin = limiter(world, max_messages_per_minute=60, max_data_per_hour=1000)
+    world.clock.step(20 * 365 * 86_400)
+    assert await mails(plugin, 61) == [""] * 60 + [TOO_MANY]
+    await plugin.on_data_complete(with_content(a_mail(), 1000))
+    world.clock.step(-20 * 365 * 86_400)
+    for _ in range(3):
+        assert await mails(plugin, 61) == [""] * 60 + [TOO_MANY]
+        assert reply_of(await plugin.on_mail_from(a_mail(declared_size=1000))) == TOO_MANY
+        await trio.sleep(60)
+    assert reply_of(await plugin.on_mail_from(a_mail(declared_size=1000))) == ""
 
 
 async def test_what_is_remembered_here_is_bounded(autojump_clock: Clock) -> None:

@@ -7,7 +7,7 @@ full, no keeping.
 
 All is exact: times are whole microseconds, and the number kept is that time in fractions of `1 / count` microseconds,
 so that no rate has to be rounded. Never more passes than `burst + elapsed * count / seconds`, and whoever waits as long
-as was said passes.
+as was said passes. Where the clock is set back, a bucket is no longer empty than it was to be, or counts as full.
 
 What is not here: where numbers are kept (`counters`), who has which bucket (`limits`). Failures raised: none.
 """
@@ -18,6 +18,8 @@ from typing import Final
 from attrs import evolve, frozen
 
 MICROSECONDS: Final = 1_000_000
+#: Seconds by which clocks of nodes differ, at most. Ours: NTP keeps them within one.
+SKEW_SECONDS: Final = 5
 
 
 @frozen
@@ -59,8 +61,11 @@ def take(stored: int | None, now: int, *, rate: Rate, cost: int = 1) -> Taken:
     """
     here = now * rate.count
     depth = rate.burst * rate.token
-    # No bucket is emptier than empty: a number beyond it comes from a clock that was set back since.
-    begin = here if stored is None else min(max(stored, here), here + depth)
+    begin = here if stored is None else max(stored, here)
+    # No bucket is emptier than empty, but by clocks that differ: what is, was kept before the clock was set back, and
+    # would be empty until that time has come again.
+    if begin > here + depth + SKEW_SECONDS * MICROSECONDS * rate.count:
+        begin = here
     end = begin + rate.price(cost)
     excess = end - here - depth
     if excess <= 0:
@@ -70,11 +75,10 @@ def take(stored: int | None, now: int, *, rate: Rate, cost: int = 1) -> Taken:
 
 @frozen
 class Drawn:
-    """What `draw` gives: the numbers to keep, the longest wait (None: it passed), when all are full again."""
+    """What `draw` gives: the numbers to keep, and the longest wait in microseconds; None for what passed."""
 
     numbers: Mapping[str, int]
     wait: int | None
-    full_at: int
 
 
 def draw(stored: Mapping[str, int], now: int, *, rates: Sequence[Rate], cost: int = 1) -> Drawn:
@@ -83,8 +87,7 @@ def draw(stored: Mapping[str, int], now: int, *, rates: Sequence[Rate], cost: in
     waits = [each.wait for each in taken.values() if each.wait is not None]
     if waits and cost:
         return evolve(draw(stored, now, rates=rates, cost=0), wait=max(waits))
-    numbers = {rate.label: each.number for rate, each in taken.items()}
-    return Drawn(numbers, None, full_at(numbers, rates=rates))
+    return Drawn({rate.label: each.number for rate, each in taken.items()}, None)
 
 
 def full_at(numbers: Mapping[str, int], *, rates: Sequence[Rate]) -> int:

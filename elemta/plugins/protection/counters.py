@@ -9,13 +9,22 @@ from by one write, and no read. Failures raised: none but cancellation.
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import trio
 
 from elemta.plugins.api import Host
-from elemta.plugins.protection.buckets import MICROSECONDS, Drawn, draw, dump, full_at, give_back, load
+from elemta.plugins.protection.buckets import (
+    MICROSECONDS,
+    SKEW_SECONDS,
+    Drawn,
+    draw,
+    dump,
+    full_at,
+    give_back,
+    load,
+)
 from elemta.plugins.protection.limits import Charge
 from elemta.plugins.protection.shared import SharedState
 
@@ -27,9 +36,6 @@ TRUST: Final = 4
 MOST_TRUST: Final = 8
 #: Locks by which sessions of this process take turns, shared by all keys.
 TURNS: Final = 64
-#: Seconds beyond the time when a bucket is full again that it is kept: nodes' clocks are that far apart.
-KEEP_SECONDS: Final = 5.0
-
 T = TypeVar("T")
 
 
@@ -82,21 +88,20 @@ class Counters:
 
     async def _draw_shared(self, charge: Charge) -> Drawn | None:
         """Draw from what all nodes share; None when others were always faster. Raises `SharedAway`."""
-        shared = self._host.shared
         guess = self._guess(charge)
         if self._trust >= TRUST:
             drawn = self._drawn(charge, guess)
-            if drawn.wait is None and await self._swap(charge, guess, drawn):
+            if drawn.wait is None and await self._swap(charge, guess, drawn.numbers):
                 self._learn(is_right=True)
                 return drawn
         for _ in range(MAX_SWAPS):
-            old = await shared.get(charge.key)
+            old = await self._host.shared.get(charge.key)
             self._learn(is_right=guess == old)
             drawn = self._drawn(charge, old)
             if drawn.wait is not None:
                 self._remember(charge.key, old or b"")
                 return drawn
-            if await self._swap(charge, old, drawn):
+            if await self._swap(charge, old, drawn.numbers):
                 return drawn
             guess = old
         return None
@@ -106,7 +111,7 @@ class Counters:
         known = self._here.get(charge.key)
         if known is None:
             return None
-        until = full_at(load(known), rates=charge.rates) / MICROSECONDS + KEEP_SECONDS
+        until = full_at(load(known), rates=charge.rates) / MICROSECONDS + SKEW_SECONDS
         return known if until > self._host.clock.wall() else None
 
     def _learn(self, *, is_right: bool) -> None:
@@ -115,10 +120,11 @@ class Counters:
     def _drawn(self, charge: Charge, kept: bytes | None) -> Drawn:
         return draw(load(kept), self._now(), rates=charge.rates, cost=charge.cost)
 
-    async def _swap(self, charge: Charge, old: bytes | None, drawn: Drawn) -> bool:
-        new = dump(drawn.numbers)
-        seconds = (drawn.full_at - self._now()) / MICROSECONDS + KEEP_SECONDS
-        is_ours = await self._host.shared.swap(charge.key, old, new, seconds=seconds)
+    async def _swap(self, charge: Charge, old: bytes | None, numbers: Mapping[str, int]) -> bool:
+        new = dump(numbers)
+        full_in = max(full_at(numbers, rates=charge.rates) - self._now(), 0) / MICROSECONDS
+        # Another node's clock may say later that it is full.
+        is_ours = await self._host.shared.swap(charge.key, old, new, seconds=full_in + SKEW_SECONDS)
         if is_ours:
             self._remember(charge.key, new)
         return is_ours
@@ -134,25 +140,20 @@ class Counters:
     async def _give_back(self, charge: Charge) -> None:
         known = self._here.get(charge.key)
         if not await self._ask(self._give_back_shared, charge) and known is not None:
-            self._remember(charge.key, self._given_back(charge, known))
+            self._remember(charge.key, dump(self._given_back(charge, known)))
 
     async def _give_back_shared(self, charge: Charge) -> bool:
         """False when it is full again and forgotten, or others were always faster. Raises `SharedAway`."""
-        shared = self._host.shared
         for _ in range(MAX_SWAPS):
-            old = await shared.get(charge.key)
+            old = await self._host.shared.get(charge.key)
             if old is None:
                 return False
-            new = self._given_back(charge, old)
-            full = full_at(load(new), rates=charge.rates)
-            seconds = max(full - self._now(), 0) / MICROSECONDS + KEEP_SECONDS
-            if await shared.swap(charge.key, old, new, seconds=seconds):
-                self._remember(charge.key, new)
+            if await self._swap(charge, old, self._given_back(charge, old)):
                 return True
         return False
 
-    def _given_back(self, charge: Charge, kept: bytes) -> bytes:
-        return dump(give_back(load(kept), rates=charge.rates, cost=charge.cost))
+    def _given_back(self, charge: Charge, kept: bytes) -> dict[str, int]:
+        return give_back(load(kept), rates=charge.rates, cost=charge.cost)
 
     # ---- this process --------------------------------------------------------------------------------
 
