@@ -141,6 +141,23 @@ async def test_octets_behind_the_header_are_the_clients(size: int, autojump_cloc
         assert codes == ["220", "250", "250", "221"]
 
 
+@pytest.mark.parametrize("second", [line(RELAY), binary(addresses(RELAY)) + b"\r\n"])
+async def test_a_second_header_is_none(second: bytes, autojump_clock: object) -> None:
+    """Whoever is behind the proxy may write one as well, and is who he was."""
+    dialogue = b"EHLO client.example\r\nMAIL FROM:<s@example.org>\r\nRCPT TO:<r@example.net>\r\nQUIT\r\n"
+    async with serving() as world:
+        world.listener.local = Endpoint(PROXY, 25)
+        client = await world.come(line() + second + dialogue)
+        replies = [await client.reply()]
+        while replies[-1]:
+            replies.append(await client.reply())
+        await trio.testing.wait_all_tasks_blocked()
+        assert replies[0].startswith("220")
+        assert replies[1].startswith("500")
+        assert not any(reply.startswith("250 2.1.5") for reply in replies)
+        assert [event["client"] for event in world.events("session.ended")] == [f"{SOURCE}:40000"]
+
+
 # ---- who is closed -------------------------------------------------------------------------------
 
 
