@@ -4,7 +4,7 @@ What is not here: calling them (`plugins.chain`), or writing down a changed mail
 plugins has none of this. Verdicts become replies; Discard and Quarantine wait for the end of the mail.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -16,10 +16,10 @@ from elemta.mail.reply import Reply
 from elemta.net.base import Stream
 from elemta.plugins.api import Stage
 from elemta.plugins.chain import Chain
-from elemta.plugins.costs import Ledger, kept, slow
+from elemta.plugins.costs import SessionLedger, kept
 from elemta.plugins.mail import MailInHand, SessionFacts
-from elemta.plugins.tasks import TaskKeeper, TasksOfMail
-from elemta.plugins.verdicts import COSTS_KEY, ROUTE_KEY, Change, Defer, Discard, Quarantine, Reject, Verdict
+from elemta.plugins.tasks import TaskKeeper
+from elemta.plugins.verdicts import CONTINUE, COSTS_KEY, ROUTE_KEY, Change, Defer, Discard, Quarantine, Reject, Verdict
 from elemta.runtime.budget import ByteBudget
 from elemta.smtp.events import MailFrom
 from elemta.tls.stream import TlsFacts
@@ -85,7 +85,7 @@ class PluggedSession:
         self.facts = SessionFacts(session_id, stream.peer, stream.local, client.listener)
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> SessionLedger:
         """What plugins cost the session, its mails apart."""
         return self.facts.ledger
 
@@ -119,7 +119,8 @@ class PluggedSession:
 
     def seconds(self, *stages: Stage) -> float:
         """How long plugins may take at these stages together."""
-        return sum(map(self._plugins.chain.seconds, stages))
+        seconds = self._plugins.chain.seconds
+        return sum([seconds[stage] for stage in stages])
 
     def mail(self, queue_id: str, start: MailFrom, *, budget: ByteBudget) -> "PluggedMail":
         """A mail begins; `budget` has room for the bodies that plugins give it."""
@@ -140,31 +141,32 @@ class PluggedSession:
 class PluggedMail:
     """One mail's side of it. `close` must be called when the mail is queued or refused."""
 
-    __slots__ = ("_chain", "_tasks", "fate", "in_hand")
+    __slots__ = ("_chain", "fate", "in_hand")
 
     def __init__(
         self, plugins: Plugins, queue_id: str, facts: SessionFacts, sender: Address | None, declared_size: int | None
     ) -> None:
         self._chain = plugins.chain
-        self._tasks = TasksOfMail(plugins.keeper)
         self.in_hand = MailInHand(
-            queue_id, facts, sender, declared_size=declared_size, routes=plugins.routes, spawn=self._spawn
+            queue_id, facts, sender, declared_size=declared_size, routes=plugins.routes, keeper=plugins.keeper
         )
         #: What becomes of the mail at its end, when a plugin decided that before.
         self.fate: Discard | Quarantine | None = None
-
-    def _spawn(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        self._tasks.start(self.in_hand.ledger.asked, function, *arguments)
 
     async def refusal(self, stage: Stage, recipient: Recipient | None = None) -> Reply | None:
         """Why the mail (or this recipient) is not taken; None when it is."""
         if not self._chain.has(stage) or isinstance(self.fate, Discard):
             return None
-        more = () if recipient is None else (recipient,)
-        verdict = await self._chain.ask(stage, self.in_hand, self.in_hand, *more)
+        in_hand = self.in_hand
+        if recipient is None:
+            verdict = await self._chain.ask(stage, in_hand, in_hand)
+        else:
+            verdict = await self._chain.ask(stage, in_hand, in_hand, recipient)
+        if verdict is CONTINUE and not in_hand.is_too_large_now:
+            return None
         if isinstance(verdict, Discard) or (isinstance(verdict, Quarantine) and self.fate is None):
             self.fate = verdict
-        return NO_ROOM if self.in_hand.is_too_large_now else reply_of(verdict)
+        return NO_ROOM if in_hand.is_too_large_now else reply_of(verdict)
 
     async def queued(self, say: Callable[[], Awaitable[None]]) -> None:
         """The mail is durable; `say` tells the client, who need not wait for what plugins do about it."""
@@ -188,19 +190,21 @@ class PluggedMail:
     def facts(self) -> dict[str, object]:
         """What the log line of the mail says of them: who was slow, and what they decided at its end."""
         facts: dict[str, object] = {}
-        if late := slow(self.in_hand.ledger.all):
+        if late := self.in_hand.ledger.slow:
             facts["slow_plugins"] = late
         if self.fate is not None:
             facts["fate"] = f"{type(self.fate).__name__.lower()}: {self.fate.reason}"
         return facts
 
     @property
-    def annotations(self) -> dict[str, str]:
+    def annotations(self) -> Mapping[str, str]:
         """What is kept with the mail: the plugins' words about it, and what they cost."""
-        own = {COSTS_KEY: kept(self.in_hand.ledger.all)}
-        if self.in_hand.route:
-            own[ROUTE_KEY] = self.in_hand.route
-        return {**self.in_hand.annotations, **own}
+        in_hand = self.in_hand
+        annotations = in_hand.annotations
+        annotations[COSTS_KEY] = kept(in_hand.ledger)
+        if in_hand.route:
+            annotations[ROUTE_KEY] = in_hand.route
+        return annotations
 
     def abandon(self) -> None:
         """The mail was not taken: it has no log line of its own, what it cost goes to its session's."""
@@ -209,7 +213,6 @@ class PluggedMail:
 
     def close(self) -> None:
         """End its tasks, and give back what it took."""
-        self._tasks.close()
         self.in_hand.release()
 
 

@@ -52,8 +52,8 @@ RATE_GRACE_SECONDS = 30.0
 #: Octets received at once of a mail that is large already: measured, 7 % more mails of 1 MiB than with half of it, and
 #: as many as with twice as much. A buffer of this size for every command would cost more than the command.
 LARGE_RECEIVE_OCTETS = 2 * RECEIVE_OCTETS
-#: Seconds beyond the store's own deadline before the session gives up waiting for it.
-COMMIT_MARGIN_SECONDS = 10.0
+#: Seconds beyond the store's own deadline, or the plugins', before the session gives up waiting for them.
+MARGIN_SECONDS = 10.0
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "the server is shutting down, try again later")
 TIMED_OUT = Reply(421, "4.4.2", "timed out waiting for you")
@@ -313,7 +313,7 @@ class Session:
         """Why plugins let the client not go on; None when they do."""
         if self.plugged is None:
             return None
-        self._wait_for_others(stage)
+        self._wait_for_plugins(stage)
         refusal = await self.plugged.refusal(stage)
         if refusal is not None:
             self._count_refusal(refusal)
@@ -355,7 +355,7 @@ class Session:
         if refusal is None:
             transaction = self._begin_transaction(event)
             if transaction.plugged is not None:
-                self._wait_for_others(Stage.MAIL_FROM)
+                self._wait_for_plugins(Stage.MAIL_FROM)
                 refusal = await transaction.plugged.refusal(Stage.MAIL_FROM)
         if refusal is None:
             self._smtp.reply(policy.SENDER_OK)
@@ -398,7 +398,7 @@ class Session:
         transaction = self._transaction
         assert transaction is not None
         if transaction.plugged is not None:
-            self._wait_for_others(Stage.RCPT_TO)
+            self._wait_for_plugins(Stage.RCPT_TO)
         reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
         if reply.code != 250:
             self._count_refusal(reply)
@@ -415,16 +415,21 @@ class Session:
         self._content_octets += len(data)
         transaction = self._transaction
         if transaction is not None and not transaction.content.add_in_memory(data):
-            self._wait_for_others()
+            self._wait_for_store()
             await transaction.add(data)
 
-    def _wait_for_others(self, *stages: Stage) -> None:
+    def _wait_for_store(self, times: int = 1, *stages: Stage) -> None:
         """Keep the client's deadline from ending a wait that is the store's, or the plugins' at these stages: they have
-        deadlines of their own. What plugins change the store has to take once more."""
-        seconds = self._services.options.timeouts.commit_timeout + COMMIT_MARGIN_SECONDS
-        if stages and self.plugged is not None:
-            seconds += seconds + self.plugged.seconds(*stages)
-        self._wait_at_most(seconds)
+        deadlines of their own."""
+        seconds = times * (self._services.options.timeouts.commit_timeout + MARGIN_SECONDS)
+        self._wait_at_most(seconds + (self.plugged.seconds(*stages) if self.plugged is not None else 0.0))
+
+    def _wait_for_plugins(self, stage: Stage) -> None:
+        """As `_wait_for_store`; where no hook of the stage waits, nobody does."""
+        assert self.plugged is not None
+        seconds = self.plugged.seconds(stage)
+        if seconds:
+            self._wait_at_most(seconds + MARGIN_SECONDS)
 
     def _wait_at_most(self, seconds: float) -> None:
         self.due = max(self.due, trio.current_time() + seconds)
@@ -433,7 +438,10 @@ class Session:
         transaction = self._transaction
         assert transaction is not None
         self._waiting = _ANSWER
-        self._wait_for_others(Stage.DATA_HEADERS, Stage.DATA_COMPLETE)
+        if transaction.plugged is None:
+            self._wait_for_store()
+        else:
+            self._wait_for_store(2, Stage.DATA_HEADERS, Stage.DATA_COMPLETE)  # it takes what they change once more
         reply = await transaction.submit(event, self._listener, trusted=self.may_relay)
         self._finish(reply)
         if reply.code == 250:
@@ -442,7 +450,7 @@ class Session:
             await self._end_transaction()
         self._smtp.reply(reply)
         if transaction.plugged is not None and reply.code == 250:
-            self._wait_for_others(Stage.QUEUED)
+            self._wait_for_plugins(Stage.QUEUED)
             await transaction.plugged.queued(self._send)
 
     def _finish(self, reply: Reply) -> None:

@@ -27,7 +27,7 @@ from elemta.plugins.api import OnError, Plugin, PluginFailed, Stage
 from elemta.plugins.breaker import REST_SECONDS, Breaker
 from elemta.plugins.containment import to_pass
 from elemta.plugins.costs import Ledger
-from elemta.plugins.leftovers import LeftOpen, close_left_open, open_in
+from elemta.plugins.leftovers import LeftOpen, close_left_open, nurseries_in, open_in
 from elemta.plugins.verdicts import CONTINUE, Change, Continue, Defer, Discard, Quarantine, Reject, Verdict
 from elemta.runtime.watch import DeadlineWatch
 
@@ -113,36 +113,23 @@ class _Hook:
 class _Run:
     """One stage of one session, mail or delivery, while its plugins are asked."""
 
-    __slots__ = (
-        "arguments",
-        "due",
-        "hooks",
-        "is_late",
-        "nurseries",
-        "place",
-        "scope",
-        "started",
-        "stuck_at",
-        "subject",
-        "task",
-        "verdict",
-    )
+    verdict: Verdict = CONTINUE
+    place = 0
+    #: The task that asks, and what is open in it before.
+    task: trio.lowlevel.Task
+    before: object = None
+    nurseries = 0
+    scope: trio.CancelScope
+    #: Whether the scope was cancelled for the sake of a deadline.
+    is_late = False
+    started = 0.0
+    due = inf
+    stuck_at = inf
 
     def __init__(self, hooks: tuple[_Hook, ...], subject: Subject, arguments: tuple[object, ...]) -> None:
         self.hooks = hooks
-        self.place = 0
         self.subject = subject
         self.arguments = arguments
-        self.verdict: Verdict = CONTINUE
-        self.scope: trio.CancelScope
-        #: The task that asks, and its nurseries before.
-        self.task: trio.lowlevel.Task
-        self.nurseries = 0
-        #: Whether the scope was cancelled for the sake of a deadline.
-        self.is_late = False
-        self.started = 0.0
-        self.due = inf
-        self.stuck_at = inf
 
     def take(self, verdict: Verdict) -> None:
         """The one that was asked has decided: on to the next, or to the end."""
@@ -162,23 +149,24 @@ class Chain:
         self._log = log
         self._metrics = metrics
         self._hooks = {stage: tuple(_hooks(self.members, stage)) for stage in Stage}
+        self._asked = frozenset(stage for stage, hooks in self._hooks.items() if hooks)
         self._never_waits = {stage: all(hook.never_waits for hook in hooks) for stage, hooks in self._hooks.items()}
-        self._seconds = {stage: sum(one.member.deadline for one in hooks) for stage, hooks in self._hooks.items()}
+        #: How long the plugins of a stage may make others wait, all together.
+        self.seconds: Mapping[Stage, float] = {
+            stage: sum(one.member.deadline for one in hooks if not one.never_waits)
+            for stage, hooks in self._hooks.items()
+        }
         self._runs: set[_Run] = set()
         metrics.registry.register(_Seconds(self.members))
         self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
 
     def has(self, stage: Stage) -> bool:
         """Whether any plugin wants to be asked there: otherwise nothing need be prepared for it."""
-        return bool(self._hooks[stage])
+        return stage in self._asked
 
     def never_waits(self, stage: Stage) -> bool:
         """Whether all of a stage's hooks run to their end at once."""
         return self._never_waits[stage]
-
-    def seconds(self, stage: Stage) -> float:
-        """How long the plugins of a stage may take together."""
-        return self._seconds[stage]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the deadlines until cancelled."""
@@ -206,22 +194,23 @@ class Chain:
 
     # ---- asking --------------------------------------------------------------------------------------
 
-    async def ask(self, stage: Stage, subject: Subject, *arguments: object) -> Verdict:
+    def ask(self, stage: Stage, subject: Subject, *arguments: object) -> Awaitable[Verdict]:
         """The first verdict that is not to go on; `Continue` when all go on. Changes are made on the way.
 
         Behind a `Quarantine` the others are asked all the same: one may refuse what another would only hold.
         """
-        hooks = self._hooks[stage]
-        run = _Run(hooks, subject, arguments)
-        if self._never_waits[stage]:
-            await self._ask_on(run)  # nothing in it could be cancelled, or be late but by blocking the loop
-            return run.verdict
+        run = _Run(self._hooks[stage], subject, arguments)
+        # Where no hook waits nothing could be cancelled, or be late but by blocking the loop.
+        return self.ask_on(run) if self._never_waits[stage] else self._ask_within(run)
+
+    async def _ask_within(self, run: _Run) -> Verdict:
+        """Ask all, each within its deadline."""
         self._runs.add(run)
         try:
             while run.place < len(run.hooks):
                 run.is_late = False
                 with trio.CancelScope() as run.scope:
-                    await self._ask_on(run)
+                    await self.ask_on(run)
                 if run.scope.cancelled_caught:
                     _charge(run, run.hooks[run.place].member, trio.current_time())
                     run.take(self._failed(run, run.hooks[run.place], "took too long"))
@@ -229,53 +218,52 @@ class Chain:
             self._runs.discard(run)
         return run.verdict
 
-    async def _ask_on(self, run: _Run) -> None:
-        """Ask those that are left, until one overruns. What goes on without a word costs as little as can be."""
-        hooks, ledger = run.hooks, run.subject.ledger
+    async def ask_on(self, run: _Run) -> Verdict:
+        """Ask those that are left, until one overruns; the verdict so far.
+
+        What goes on without a word costs as little as can be. The watchdog knows this function's frames: `asked_in`.
+        """
+        hooks, arguments, ledger = run.hooks, run.arguments, run.subject.ledger
         run.task = task = trio.lowlevel.current_task()
-        run.nurseries = len(task.child_nurseries)
-        now = trio.current_time()
+        run.before = before = open_in(task)
+        run.nurseries = nurseries_in(task)
+        current_time = trio.lowlevel.current_clock().current_time
+        run.started = current_time()
         while run.place < len(hooks) and not run.is_late:
             hook = hooks[run.place]
             member = hook.member
             breaker = member.breaker
-            if breaker.failures and not breaker.allows(now):
+            if breaker.failures and not breaker.allows(run.started):
                 run.take(self._spared(run, hook))
                 continue
             ledger.asked = member.name
-            run.started = now
             if not hook.never_waits:
-                run.due = due = now + member.deadline
+                run.due = due = run.started + member.deadline
                 self._watch.note(due)
-            answer = await self.ask_one(run, hook)
+            answer: object = None
+            error: BaseException | None = None
+            try:
+                answer = await hook.call(*arguments)
+            except BaseException as raised:  # noqa: ASYNC103  # what must pass `_ended` raises
+                error = raised
             run.due = run.stuck_at = inf
-            now = trio.current_time()
+            if error is not None or open_in(task) is not before:
+                answer = await self._ended(run, hook, error)
+            now = current_time()
             _charge(run, member, now)
             if answer is CONTINUE and not breaker.failures and not run.is_late:
                 run.place += 1
             else:
                 run.take(self._taken(run, hook, answer))
+            run.started = now
+        return run.verdict
 
-    async def tell(self, stage: Stage, subject: Subject, *arguments: object) -> None:
-        """Let the plugins know; nothing they answer matters."""
-        await self.ask(stage, subject, *arguments)
-
-    async def ask_one(self, run: _Run, hook: _Hook) -> object:
-        """Ask one plugin. The watchdog knows this function's frames, see `asked_in`."""
-        task = run.task
-        before = open_in(task)
-        error: BaseException | None = None
-        answer: object = None
-        try:
-            answer = await hook.call(*run.arguments)
-        except BaseException as raised:  # noqa: ASYNC103  # what must pass is raised below
-            error = raised
-            run.due = run.stuck_at = inf
-        if open_in(task) is not before:
-            await close_left_open(task, before, run.nurseries)
+    async def _ended(self, run: _Run, hook: _Hook, error: BaseException | None) -> object:
+        """What stands for the answer of a call that raised, or left something open. Raises what must pass."""
+        if open_in(run.task) is not run.before:
+            await close_left_open(run.task, run.before, run.nurseries)
             error = error or LeftOpen()
-        if error is None:
-            return answer
+        assert error is not None
         passing = to_pass(error)
         if passing is None:
             return _Raised(error)
@@ -283,6 +271,10 @@ class Chain:
             self._failed(run, hook, "raised", error)
         hook.member.breaker.forget_probe()
         raise passing from None
+
+    async def tell(self, stage: Stage, subject: Subject, *arguments: object) -> None:
+        """Let the plugins know; nothing they answer matters."""
+        await self.ask(stage, subject, *arguments)
 
     def _taken(self, run: _Run, hook: _Hook, answer: object) -> Verdict:
         """A plugin's answer, once it is sound and its changes are made."""
@@ -319,8 +311,7 @@ class Chain:
     def _failed(self, run: _Run, hook: _Hook, how: str, error: BaseException | None = None) -> Verdict:
         member = hook.member
         now = trio.current_time()
-        cost = run.subject.ledger.of(member.name)
-        cost.verdict = f"failed: {how}"
+        run.subject.ledger.of(member.name).verdict = f"failed: {how}"
         self._metrics.plugin_failures.labels(plugin=member.name).inc()
         if now >= member.told_until:
             member.told_until = now + FAILURE_LOG_SECONDS
@@ -344,15 +335,16 @@ class Chain:
         return self._policy(hook)
 
     def _account(self, run: _Run, hook: _Hook, verdict: Verdict, *, changes: int) -> None:
+        if verdict is CONTINUE:
+            return
         ledger, name = run.subject.ledger, hook.member.name
-        cost = ledger.of(name)
-        cost.changes += changes
-        if verdict.score:
-            cost.score += verdict.score
-            ledger.score += verdict.score
+        share = ledger.of(name)
+        share.changes += changes
+        share.score += verdict.score
+        ledger.score += verdict.score
         if type(verdict) is not Continue:
-            cost.verdict = _NAMES[type(verdict)]
-            self._metrics.plugin_verdicts.labels(plugin=name, verdict=cost.verdict).inc()
+            share.verdict = _NAMES[type(verdict)]
+            self._metrics.plugin_verdicts.labels(plugin=name, verdict=share.verdict).inc()
 
 
 def _words(thing: object) -> str:
@@ -364,7 +356,7 @@ def _words(thing: object) -> str:
 
 
 def asked_in(frame: Mapping[str, Any]) -> tuple[str, str]:
-    """The plugin that is asked in a frame of `Chain.ask_one`, and the stage; `frame` are its local variables."""
+    """The plugin that is asked in a frame of `Chain.ask_on`, and the stage; `frame` are its local variables."""
     hook: _Hook = frame["hook"]
     return hook.member.name, hook.stage.value
 
@@ -373,7 +365,8 @@ def _charge(run: _Run, member: Member, now: float) -> None:
     """Put down what the call took that has just ended."""
     took = now - run.started
     member.seconds += took
-    run.subject.ledger.of(member.name).seconds += took
+    seconds, name = run.subject.ledger.seconds, member.name
+    seconds[name] = seconds.get(name, 0.0) + took
 
 
 @frozen

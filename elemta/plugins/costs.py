@@ -6,22 +6,34 @@ What is not here: measuring it (`plugins.chain`), or showing it (`cli`, `web`). 
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 from math import isfinite
 from typing import Final
 
-from attrs import define
+from attrs import define, evolve, frozen
 
 #: Plugins that are kept with a mail; a server has a handful.
 MAX_KEPT: Final = 50
 #: Seconds from which a plugin is named in the log line of a mail.
 SLOW_SECONDS: Final = 0.1
+#: Seconds below which what a plugin took is nothing: 0.00 ms.
+LEAST_SECONDS: Final = 0.000_005
 #: Beyond this no number of ours is: what is read may be another's. What every reader of JSON keeps, RFC 8259 §6.
 _MOST: Final = 2**53
 
 
 @define
+class Share:
+    """What one plugin did that is not usual. `verdict` is the last one that was not "continue", or a failure's name."""
+
+    verdict: str = "continue"
+    changes: int = 0
+    score: float = 0.0
+
+
+@frozen
 class Cost:
-    """One plugin's share. `verdict` is the last one that was not "continue", or a failure's name."""
+    """All of one plugin's share, as it is shown."""
 
     seconds: float = 0.0
     verdict: str = "continue"
@@ -32,62 +44,90 @@ class Cost:
 class Ledger:
     """The costs of one session or one mail, by plugin, in the order of their first call.
 
-    Those of a mail begin with what its session cost so far.
+    Those of a mail begin with what its session cost so far. Of a plugin that goes on without a word there is a number
+    alone: that is what nearly every call puts down here.
     """
 
-    __slots__ = ("_before", "asked", "costs", "lost", "refusals", "score")
+    __slots__ = ("asked", "score", "seconds", "shares")
 
     def __init__(self, before: "Ledger | None" = None) -> None:
         #: The plugin that is being asked, or was last.
         self.asked = ""
-        self.costs: dict[str, Cost] = {}
-        self.score: float = 0.0 if before is None else before.score
-        #: Of a session: how often its client was refused for good.
-        self.refusals = 0
-        #: Of a session: seconds that mails cost which were not taken.
-        self.lost: dict[str, float] = {}
-        self._before = before
+        #: Every plugin that was asked, with what its calls took.
+        self.seconds: dict[str, float] = {} if before is None else before.seconds.copy()
+        #: Those that did more than to go on.
+        self.shares: dict[str, Share] = {}
+        self.score = 0.0
+        if before is not None and before.shares:
+            self.score = before.score
+            self.shares = {name: evolve(share) for name, share in before.shares.items()}
 
-    def of(self, plugin: str) -> Cost:
-        """A plugin's share so far."""
-        cost = self.costs.get(plugin)
-        if cost is None:
-            known = None if self._before is None else self._before.costs.get(plugin)
-            cost = Cost() if known is None else Cost(known.seconds, known.verdict, known.changes, known.score)
-            self.costs[plugin] = cost
-        return cost
+    def of(self, plugin: str) -> Share:
+        """A plugin's share, to put down what it did."""
+        self.seconds.setdefault(plugin, 0.0)
+        share = self.shares.get(plugin)
+        if share is None:
+            share = self.shares[plugin] = Share()
+        return share
 
-    def lose(self, mail: "Ledger") -> None:
-        """A mail of this session was not taken: what it cost stands nowhere else."""
-        for name, cost in mail.costs.items():
-            own = self.costs[name].seconds if name in self.costs else 0.0
-            self.lost[name] = self.lost.get(name, 0.0) + cost.seconds - own
+    def cost(self, plugin: str) -> Cost:
+        """All of a plugin's share so far."""
+        share = self.shares.get(plugin) or Share()
+        return Cost(self.seconds.get(plugin, 0.0), share.verdict, share.changes, share.score)
 
     @property
     def slow(self) -> dict[str, float]:
-        """Who delayed the session, with mails that were not taken, in seconds: for its log line."""
-        seconds = dict(self.lost)
-        for name, cost in self.costs.items():
-            seconds[name] = seconds.get(name, 0.0) + cost.seconds
-        return {name: round(each, 3) for name, each in seconds.items() if each >= SLOW_SECONDS}
+        """Who delayed it, in seconds: for its log line."""
+        return _slow(self.seconds)
+
+
+class SessionLedger(Ledger):
+    """The costs of one session, with what its mails cost that were not taken."""
+
+    __slots__ = ("lost", "refusals")
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: How often the client was refused for good.
+        self.refusals = 0
+        #: Seconds of mails that were not taken, by plugin.
+        self.lost: dict[str, float] = {}
+
+    def lose(self, mail: Ledger) -> None:
+        """A mail of this session was not taken: what it cost stands nowhere else."""
+        for name, seconds in mail.seconds.items():
+            self.lost[name] = self.lost.get(name, 0.0) + seconds - self.seconds.get(name, 0.0)
 
     @property
-    def all(self) -> Mapping[str, Cost]:
-        """Every share, those of the session included."""
-        return self.costs if self._before is None else {**self._before.costs, **self.costs}
+    def slow(self) -> dict[str, float]:
+        """Who delayed the session, mails that were not taken included, in seconds: for its log line."""
+        together = dict(self.lost)
+        for name, seconds in self.seconds.items():
+            together[name] = together.get(name, 0.0) + seconds
+        return _slow(together)
 
 
-def kept(costs: Mapping[str, Cost]) -> str:
-    """The annotation's value: JSON, an object a plugin with `ms` and what is not usual."""
-    return "{" + ",".join([_kept(name, cost) for name, cost in list(costs.items())[:MAX_KEPT]]) + "}"
+def _slow(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(each, 3) for name, each in seconds.items() if each >= SLOW_SECONDS}
 
 
-def _kept(name: str, cost: Cost) -> str:
-    if cost.verdict == "continue" and not cost.changes and not cost.score:
-        # Nearly all; the JSON library takes three times as long.
-        return f'{_quoted(name)}:{{"ms":{cost.seconds * 1000:.2f}}}'
-    entry: dict[str, object] = {"ms": round(cost.seconds * 1000, 2), "verdict": cost.verdict}
-    entry |= {"changes": cost.changes, "score": round(cost.score, 2)}
+def kept(ledger: Ledger) -> str:
+    """The annotation's value: JSON, an object a plugin with `ms` and whatever else is not usual."""
+    shares = ledger.shares
+    told = []
+    for name, seconds in islice(ledger.seconds.items(), MAX_KEPT):
+        if name in shares:
+            told.append(_told(name, seconds, shares[name]))
+        elif seconds < LEAST_SECONDS:
+            told.append(_named(name))
+        else:
+            told.append(f'{_quoted(name)}:{{"ms":{seconds * 1000:.2f}}}')  # the JSON library takes three times as long
+    return "{" + ",".join(told) + "}"
+
+
+def _told(name: str, seconds: float, share: Share) -> str:
+    entry: dict[str, object] = {"ms": round(seconds * 1000, 2), "verdict": share.verdict}
+    entry |= {"changes": share.changes, "score": round(share.score, 2)}
     told = {key: value for key, value in entry.items() if value not in (0, "continue")}
     return f"{_quoted(name)}:{json.dumps(told, separators=(',', ':'))}"
 
@@ -122,6 +162,6 @@ def _quoted(name: str) -> str:
     return json.dumps(name)
 
 
-def slow(costs: Mapping[str, Cost]) -> dict[str, float]:
-    """Who delayed the mail, in seconds: for its log line."""
-    return {name: round(cost.seconds, 3) for name, cost in costs.items() if cost.seconds >= SLOW_SECONDS}
+@lru_cache(maxsize=100)  # as above
+def _named(name: str) -> str:
+    return f"{_quoted(name)}:{{}}"

@@ -33,10 +33,15 @@ def open_in(task: trio.lowlevel.Task) -> object:
     return task._cancel_status
 
 
+def nurseries_in(task: trio.lowlevel.Task) -> int:
+    """How many nurseries are open in the task."""
+    return len(task._child_nurseries)
+
+
 async def closing(function: Callable[..., Awaitable[object]], *arguments: object) -> object:
     """Call the function, and close what it left open. What it raises passes."""
     task = trio.lowlevel.current_task()
-    before, nurseries = open_in(task), len(task.child_nurseries)
+    before, nurseries = open_in(task), nurseries_in(task)
     error: BaseException | None = None
     answer: object = None
     try:

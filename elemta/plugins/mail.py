@@ -6,6 +6,7 @@ plugin sees them. Failure raised: `ValueError` for a change that cannot be made:
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import evolve, field, frozen
@@ -16,8 +17,9 @@ from elemta.mail.headers import MAX_HEADER_OCTETS
 from elemta.net.base import Endpoint
 from elemta.plugins.api import Content
 from elemta.plugins.content import ComposedContent, NoContent, Reader
-from elemta.plugins.costs import Ledger
+from elemta.plugins.costs import Ledger, SessionLedger
 from elemta.plugins.fields import HeaderFields
+from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import (
     COSTS_KEY,
     ROUTE_KEY,
@@ -45,8 +47,6 @@ MAX_BODY_OCTETS: Final = 32 * 1024 * 1024
 _NOTHING: Final = NoContent()
 _NO_FIELDS: Final = HeaderFields()
 
-Spawn = Callable[..., None]
-
 
 @frozen
 class SessionFacts:
@@ -62,7 +62,7 @@ class SessionFacts:
     user: str = ""
     may_relay: bool = False
     notes: MutableMapping[object, Any] = field(factory=dict, repr=False)
-    ledger: Ledger = field(factory=Ledger, repr=False)
+    ledger: SessionLedger = field(factory=SessionLedger, repr=False)
 
     @property
     def score(self) -> float:
@@ -78,33 +78,26 @@ class SessionFacts:
 class MailInHand:
     """One mail. The server's side of it; plugins know it as `plugins.api.Mail`."""
 
-    __slots__ = (
-        "_annotations",
-        "_block",
-        "_body",
-        "_body_at",
-        "_charged",
-        "_content",
-        "_declared_size",
-        "_headers",
-        "_id",
-        "_is_changed",
-        "_is_readdressed",
-        "_notes",
-        "_priority",
-        "_read",
-        "_recipients",
-        "_route",
-        "_routes",
-        "_sender",
-        "_session",
-        "_size",
-        "_spawn",
-        "_taken",
-        "budget",
-        "is_too_large_now",
-        "ledger",
-    )
+    # What nearly every mail leaves as it is stands here once: setting two dozen names took as long as all the rest.
+    #: Has room for the bodies that plugins give; None for no bound but the mail's own.
+    budget: ByteBudget | None = None
+    #: Whether a body that a plugin gave had no room in memory: the server's trouble, not the plugin's.
+    is_too_large_now = False
+    _tasks: TasksOfMail | None = None
+    _is_over = False
+    _charged = _taken = 0
+    _block = b""
+    _headers: HeaderFields | None = _NO_FIELDS
+    _content: Content | None = _NOTHING
+    _read: Reader | None = None
+    _body: bytes | None = None
+    _body_at = _size = 0
+    _is_changed = False
+    _is_readdressed = False
+    _priority: Priority | None = None
+    _route = ""
+    _annotations: Mapping[str, str] = MappingProxyType({})
+    _notes: MutableMapping[object, Any] | None = None
 
     def __init__(
         self,
@@ -114,33 +107,16 @@ class MailInHand:
         *,
         declared_size: int | None = None,
         routes: Collection[str] = (),
-        spawn: Spawn | None = None,
+        keeper: TaskKeeper | None = None,
     ) -> None:
-        """`routes` are the names that `SetRoute` may give, `spawn` starts a task that ends with the mail."""
+        """`routes` are the names that `SetRoute` may give, `keeper` owns the tasks that end with the mail."""
         self._id = queue_id
         self._session = session
         self._sender = sender
         self._declared_size = declared_size
         self._routes = routes
-        self._spawn = spawn
-        #: Has room for the bodies that plugins give; None for no bound but the mail's own.
-        self.budget: ByteBudget | None = None
-        self._charged = 0
-        #: Whether a body that a plugin gave had no room in memory: the server's trouble, not the plugin's.
-        self.is_too_large_now = False
+        self._keeper = keeper
         self._recipients: list[Recipient] = []
-        self._block = b""
-        self._headers: HeaderFields | None = _NO_FIELDS
-        self._content: Content = _NOTHING
-        self._read: Reader | None = None
-        self._body: bytes | None = None
-        self._body_at = self._size = self._taken = 0
-        self._is_changed = False
-        self._is_readdressed = False
-        self._priority: Priority | None = None
-        self._route = ""
-        self._annotations: dict[str, str] = {}
-        self._notes: dict[object, Any] = {}
         self.ledger = Ledger(session.ledger)
 
     # ---- what plugins see ----------------------------------------------------------------------------
@@ -180,6 +156,8 @@ class MailInHand:
     @property
     def content(self) -> Content:
         """The whole mail, changes included."""
+        if self._content is None:
+            self._content = self._composed()
         return self._content
 
     @property
@@ -205,13 +183,19 @@ class MailInHand:
     @property
     def notes(self) -> MutableMapping[object, Any]:
         """The plugins' own."""
+        if self._notes is None:
+            self._notes = {}
         return self._notes
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Run a task beside the session, ended with the mail. Raises `RuntimeError` for one too many."""
-        if self._spawn is None:
+        if self._keeper is None:
             raise RuntimeError("this mail can have no tasks")
-        self._spawn(function, *arguments)
+        if self._is_over:
+            raise RuntimeError("the mail is queued or refused already; host.start_soon starts what outlives it")
+        if self._tasks is None:
+            self._tasks = TasksOfMail(self._keeper)
+        self._tasks.start(self.ledger.asked, function, *arguments)
 
     # ---- what the server tells -----------------------------------------------------------------------
 
@@ -230,14 +214,12 @@ class MailInHand:
         self._size = size
         # Without an empty line the whole mail is header, and there is no body to find.
         self._body_at = min(header_octets + 2, size)
-        self._compose()
+        self._content = None
 
-    def _compose(self) -> None:
-        if self._read is not None:
-            header = self.headers.render() if self._is_changed else self._block
-            self._content = ComposedContent(
-                header, body_at=self._body_at, size=self._size, read=self._read, other=self._body
-            )
+    def _composed(self) -> Content:
+        assert self._read is not None
+        header = self.headers.render() if self._is_changed else self._block
+        return ComposedContent(header, body_at=self._body_at, size=self._size, read=self._read, other=self._body)
 
     @property
     def is_changed(self) -> bool:
@@ -249,14 +231,21 @@ class MailInHand:
         """Whether the envelope is not what the client said."""
         return self._is_readdressed
 
+    def end_tasks(self) -> None:
+        """The mail is queued or refused: its tasks end, and there are no new ones."""
+        self._is_over = True
+        if self._tasks is not None:
+            self._tasks.close()
+
     def release(self) -> None:
         """Let go of content and tasks: the mail is queued or refused, and a plugin may still hold it."""
-        self._spawn = self._read = None
+        self.end_tasks()
+        self._read = self._body = None
         self._content = _NOTHING
-        self._body = None
-        if self.budget is not None:
+        if self._charged:
+            assert self.budget is not None
             self.budget.give_back(self._charged)
-        self._charged = 0
+            self._charged = 0
 
     # ---- changes -------------------------------------------------------------------------------------
 
@@ -271,8 +260,8 @@ class MailInHand:
         except BaseException:
             self._restore(before)
             raise
-        if self._is_changed:
-            self._compose()
+        if self._is_changed and self._read is not None:
+            self._content = None
 
     def _snapshot(self) -> tuple[Any, ...]:
         return (
@@ -285,7 +274,7 @@ class MailInHand:
             list(self._recipients),
             self._priority,
             self._route,
-            dict(self._annotations),
+            self._annotations,
         )
 
     def _restore(self, before: tuple[Any, ...]) -> None:
@@ -345,7 +334,7 @@ class MailInHand:
     def _annotate(self, key: str, value: str) -> None:
         if key not in self._annotations and len(self._annotations) >= MAX_ANNOTATIONS:
             raise ValueError(f"the mail has {MAX_ANNOTATIONS} annotations already")
-        self._annotations[key] = value
+        self._annotations = {**self._annotations, key: value}
 
 
 def _edited(headers: HeaderFields, change: AddHeader | ReplaceHeader | RemoveHeader) -> HeaderFields:

@@ -78,17 +78,14 @@ def run_in(frame: Mapping[str, Any]) -> tuple[str, str]:
 class TasksOfMail:
     """The tasks of one mail; they end with it."""
 
-    __slots__ = ("_is_over", "_keeper", "_scopes")
+    __slots__ = ("_keeper", "_scopes")
 
     def __init__(self, keeper: TaskKeeper) -> None:
         self._keeper = keeper
         self._scopes: set[trio.CancelScope] = set()
-        self._is_over = False
 
     def start(self, plugin: str, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Run a task. Raises `RuntimeError` when the mail has too many, or is gone: nobody would end it."""
-        if self._is_over:
-            raise RuntimeError("the mail is queued or refused already; host.start_soon starts what outlives it")
+        """Run a task. Raises `RuntimeError` when the mail has too many."""
         if len(self._scopes) >= MAX_TASKS_OF_MAIL:
             raise RuntimeError(f"the mail has {len(self._scopes)} tasks already")
         scope = trio.CancelScope()
@@ -105,7 +102,6 @@ class TasksOfMail:
 
     def close(self) -> None:
         """The mail is queued or refused."""
-        self._is_over = True
         for scope in tuple(self._scopes):
             scope.cancel()
         with suppress(KeyError):

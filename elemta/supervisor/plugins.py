@@ -69,7 +69,7 @@ async def plugins_of(
         await nursery.start(keeper.run)
         await nursery.start(chain.run)
         if watchdog:
-            callers = {Chain.ask_one.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
+            callers = {Chain.ask_on.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
             await nursery.start(Watchdog(callers, watch.log).run)
         try:
             await _start(chain.members)

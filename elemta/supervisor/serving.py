@@ -35,6 +35,7 @@ from elemta.observe.metrics import Metrics
 from elemta.observe.watch import Watch
 from elemta.resolver.cache import CachingResolver
 from elemta.resolver.dns import DnsResolver
+from elemta.runtime.garbage import settle
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.supervisor.banner import dev_banner
 from elemta.supervisor.build import Security, Stores, World, bind, build_server
@@ -303,6 +304,7 @@ class _Serving:
             app = public_app(control, hosts=[config.hostname])
             at = config.web.listen_addr if shared is None else shared.lent_web()
             web = await start(app, at, "web.listen_addr")
+        settle()
         self._say_ready(server, web)
 
     def _control(self, server: Server, stores: Stores) -> Control:

@@ -34,7 +34,7 @@ from elemta.plugins.costs import Cost
 from elemta.plugins.host import Facilities
 from elemta.plugins.loader import Found, load_plugins
 from elemta.plugins.mail import MailInHand, SessionFacts
-from elemta.plugins.tasks import TaskKeeper, TasksOfMail
+from elemta.plugins.tasks import TaskKeeper
 from elemta.queue.submission import Submission
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import VirtualClock, chance_of
@@ -141,19 +141,18 @@ class PluginBench:
         where the session has no user. Raises `PluginBroken`.
         """
         session = evolve(session, notes={}, ledger=type(session.ledger)())
-        tasks = TasksOfMail(self.keeper)
         mail = MailInHand(
             "q1",
             session,
             parse_address(sender) if sender else None,
             routes=ROUTES,
-            spawn=partial(tasks.start, self._member.name),
+            keeper=self.keeper,
         )
         visit = _Visit(self, session, mail)
         await visit.session([Stage.CONNECT, Stage.HELO, *([Stage.AUTH] if session.user else [])])
         await visit.envelope([Recipient(parse_address(one)) for one in recipients])
         await visit.content(_NEWLINE.sub(b"\r\n", content))
-        tasks.close()
+        mail.end_tasks()
         await self.chain.tell(Stage.DISCONNECT, visit, session)
         self.be_well()
         return await visit.answer(self._member.name)
@@ -268,7 +267,7 @@ class _Visit:
             route=mail.route,
             score=mail.score,
             annotations=mail.annotations,
-            cost=mail.ledger.of(plugin),
+            cost=mail.ledger.cost(plugin),
         )
 
 

@@ -65,7 +65,7 @@ async def test_they_are_asked_in_order_and_see_what_others_changed(autojump_cloc
     assert ORDERED == ["early", "late"]
     assert mail.annotations == {"seen": "1 1.5"}
     assert (mail.priority, mail.score, mail.is_changed) == (Priority.HIGH, 1.5, True)
-    assert mail.ledger.costs["early"].changes == 2
+    assert mail.ledger.cost("early").changes == 2
 
 
 async def test_the_first_refusal_ends_it(autojump_clock: object) -> None:
@@ -254,7 +254,7 @@ async def test_whatever_it_does_becomes_its_policy(
         assert took == 0
     elif hostile is not Swallowing:
         assert 10 <= took <= 10 + DEADLINE_REST_SECONDS
-    assert mail.ledger.costs[hostile.__name__.lower()].verdict.startswith("failed: ")
+    assert mail.ledger.cost(hostile.__name__.lower()).verdict.startswith("failed: ")
 
 
 async def test_one_that_does_not_end_is_named(autojump_clock: object) -> None:

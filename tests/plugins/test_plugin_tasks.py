@@ -10,6 +10,7 @@ from structlog.testing import LogCapture
 from trio.testing import wait_all_tasks_blocked
 
 from elemta.plugins.tasks import MAX_TASKS_OF_MAIL, MAX_TASKS_OF_PLUGIN, TaskKeeper, TasksOfMail
+from tests.plugins.fakes import a_mail
 
 
 @asynccontextmanager
@@ -32,18 +33,18 @@ async def test_a_mail_ends_its_tasks_and_begins_no_more() -> None:
             ended.append(name)
 
     async with keeping() as (keeper, _):
-        mails = [TasksOfMail(keeper) for _ in range(2)]
+        mails = [a_mail(keeper=keeper) for _ in range(2)]
         for number, mail in enumerate(mails):
             for _ in range(MAX_TASKS_OF_MAIL):
-                mail.start("p", linger, f"mail {number}")
+                mail.start_soon(linger, f"mail {number}")
             with pytest.raises(RuntimeError, match=f"{MAX_TASKS_OF_MAIL} tasks already"):
-                mail.start("p", linger, "too many")
-        mails[0].close()
+                mail.start_soon(linger, "too many")
+        mails[0].release()
         await wait_all_tasks_blocked()
         assert ended == ["mail 0"] * MAX_TASKS_OF_MAIL, "the other mail's go on"
         with pytest.raises(RuntimeError, match="queued or refused already"):
-            mails[0].start("p", linger, "too late")
-        mails[0].close()
+            mails[0].start_soon(linger, "too late")
+        mails[0].release()
     assert ended.count("mail 1") == MAX_TASKS_OF_MAIL, "the server ends the rest"
 
 

@@ -43,7 +43,7 @@ class Quick(Plugin):
 async def watched(plugin: type[Plugin], beside: Callable[[Bench], object] = lambda _: None) -> list[dict[str, Any]]:
     """What the watchdog says while the plugin is asked once."""
     async with chain_of(plugin) as bench, trio.open_nursery() as nursery:
-        callers = {Chain.ask_one.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
+        callers = {Chain.ask_on.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
         await nursery.start(Watchdog(callers, bench.chain._log).run)
         mail = a_mail()
         await bench.chain.ask(Stage.DATA_COMPLETE, mail, mail)
