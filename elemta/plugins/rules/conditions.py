@@ -24,6 +24,8 @@ MAX_CONDITIONS: Final = 500
 Holds = Callable[[Situation], bool]
 
 _TREES: Final = ("all", "any", "not")
+#: Fields that people ask about by their names alone.
+_FIELD_NAMES: Final = frozenset({"subject", "from", "to", "cc", "reply-to"})
 _FILE = "file"
 _CASE = "case"
 
@@ -112,7 +114,10 @@ def _read_fact(reading: Reading, path: Path, value: object) -> Condition:
     name, colon, argument = str(path[-1]).partition(":")
     fact = FACTS.get(name)
     if fact is None:
-        reading.unknown(path, "fact", (*FACTS, *_TREES), word=name)
+        if name.lower() in _FIELD_NAMES:
+            reading.error(path, f'there is no fact "{name}". For the header field there is "header:{name}".')
+        else:
+            reading.unknown(path, "fact", (*FACTS, *_TREES), word=name)
         return ALWAYS
     _check_fact(reading, path, fact, argument if colon else "")
     # Any operator, until the one that is written is known.
@@ -152,6 +157,11 @@ def _read_operators(reading: Reading, path: Path, value: Mapping[str, object], c
     for name, operand in value.items():
         if name == _CASE:
             continue
+        if name == _FILE and "one_of" in operators:
+            reading.error(
+                (*path, name), 'beside other keys a file stands behind an operator: {"one_of": {"file": …}}.'
+            )
+            continue
         if name not in operators:
             reading.unknown((*path, name), "operator", operators, of=f" for {compare.fact.kind.value}")
             continue
@@ -165,10 +175,10 @@ def _read_operators(reading: Reading, path: Path, value: Mapping[str, object], c
 def _read_case(reading: Reading, path: Path, value: Mapping[str, object], compare: Compare) -> bool:
     if _CASE not in value:
         return False
-    case = value[_CASE]
+    case, operators = value[_CASE], OPERATORS[compare.fact.kind]
     if not isinstance(case, bool):
         reading.unfit((*path, _CASE), case, Unfit("true or false"))
-    elif not any(name in value for name, operator in OPERATORS[compare.fact.kind].items() if operator.has_case):
+    elif all(not operator.has_case for name, operator in operators.items() if name in value) and _FILE not in value:
         reading.error((*path, _CASE), "capitals make no difference here; take this key away.")
     return case is True
 
