@@ -98,6 +98,7 @@ class MailInHand:
     _route = ""
     _annotations: Mapping[str, str] = MappingProxyType({})
     _notes: MutableMapping[object, Any] | None = None
+    _by_address: dict[Address, tuple[Recipient, ...]] | None = None
 
     def __init__(
         self,
@@ -139,7 +140,9 @@ class MailInHand:
     @property
     def recipients(self) -> Sequence[Recipient]:
         """The forward-paths so far."""
-        return tuple(self._recipients)
+        if self._by_address is None:
+            return tuple(self._recipients)
+        return tuple([one for several in self._by_address.values() for one in several])
 
     @property
     def declared_size(self) -> int | None:
@@ -201,7 +204,11 @@ class MailInHand:
 
     def add_recipient(self, recipient: Recipient) -> None:
         """The client named one that was taken."""
-        self._recipients.append(recipient)
+        if self._by_address is None:
+            self._recipients.append(recipient)
+        else:
+            known = self._by_address.get(recipient.address, ())
+            self._by_address[recipient.address] = (*known, recipient)
 
     def header_came(self, block: bytes) -> None:
         """The header is there: octets before the empty line. It is taken apart when somebody asks."""
@@ -271,7 +278,7 @@ class MailInHand:
             self._sender,
             self._is_readdressed,
             self._taken,
-            list(self._recipients),
+            None if self._by_address is None else self._by_address.copy(),
             self._priority,
             self._route,
             self._annotations,
@@ -280,7 +287,7 @@ class MailInHand:
     def _restore(self, before: tuple[Any, ...]) -> None:
         self._headers, self._body, self._is_changed, self._sender = before[:4]
         self._is_readdressed, self._taken = before[4:6]
-        self._recipients, self._priority, self._route, self._annotations = before[6:]
+        self._by_address, self._priority, self._route, self._annotations = before[6:]
 
     def _change(self, change: Change) -> None:
         match change:
@@ -297,7 +304,7 @@ class MailInHand:
                 self._add(recipient)
             case RemoveRecipient(address):
                 self._is_readdressed = True
-                self._recipients = [one for one in self._recipients if one.address != address]
+                self._addressed().pop(address, None)
             case SetPriority(priority):
                 self._priority = Priority(priority)
             case SetRoute(name):
@@ -325,11 +332,20 @@ class MailInHand:
     def _add(self, recipient: Recipient) -> None:
         if not isinstance(recipient, Recipient) or not recipient.address.domain:
             raise ValueError(f"{recipient!r} is no recipient with a domain")
-        if len(self._recipients) >= MAX_RECIPIENTS:
-            raise ValueError(f"the mail has {len(self._recipients)} recipients already, no more may be added")
+        known = self._addressed()
+        if len(known) >= MAX_RECIPIENTS:
+            raise ValueError(f"the mail has {len(known)} recipients already, no more may be added")
         self._is_readdressed = True
-        if all(one.address != recipient.address for one in self._recipients):
-            self._recipients.append(recipient)
+        known.setdefault(recipient.address, (recipient,))
+
+    def _addressed(self) -> dict[Address, tuple[Recipient, ...]]:
+        """The recipients by address, in their order, once a plugin changes them: a client may name one twice."""
+        if self._by_address is None:
+            self._by_address = {}
+            for recipient in self._recipients:
+                known = self._by_address.get(recipient.address, ())
+                self._by_address[recipient.address] = (*known, recipient)
+        return self._by_address
 
     def _annotate(self, key: str, value: str) -> None:
         if key not in self._annotations and len(self._annotations) >= MAX_ANNOTATIONS:

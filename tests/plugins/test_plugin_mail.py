@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from itertools import repeat
+from math import inf
 from typing import Any
 
 import pytest
@@ -133,6 +134,34 @@ def test_changes_of_the_envelope(change: Change, sender: Address | None, recipie
     assert mail.sender == sender
     assert tuple(one.address for one in mail.recipients) == recipients
     assert (mail.is_changed, mail.is_readdressed) == (False, True)
+
+
+def test_recipients_that_come_between_changes_keep_their_order_and_their_twins() -> None:
+    mail = MailInHand("q1", SESSION, JO)
+    first, again = Recipient(MAX, original="rfc822;one@example.com"), Recipient(MAX)
+    mail.add_recipient(first)
+    mail.apply([AddRecipient(Recipient(EVA))])
+    mail.add_recipient(again)
+    mail.add_recipient(Recipient(JO))
+    assert list(mail.recipients) == [first, again, Recipient(EVA), Recipient(JO)]
+    mail.apply([RemoveRecipient(MAX)])
+    assert list(mail.recipients) == [Recipient(EVA), Recipient(JO)]
+
+
+def test_changes_of_many_recipients_take_time_by_their_number_alone() -> None:
+    def seconds(count: int) -> float:
+        addresses = [Address(f"r{number}", "example.net") for number in range(count)]
+        best = inf
+        for _ in range(3):
+            mail = MailInHand("q1", SESSION, JO)
+            begin = time.thread_time()
+            mail.apply([AddRecipient(Recipient(address)) for address in addresses])
+            mail.apply([RemoveRecipient(address) for address in reversed(addresses)])
+            best = min(best, time.thread_time() - begin)
+            assert not mail.recipients
+        return best
+
+    assert seconds(MAX_RECIPIENTS) < 40 * seconds(MAX_RECIPIENTS // 10), "ten times as long, not a hundred times"
 
 
 def test_changes_beside_the_mail() -> None:
