@@ -93,6 +93,12 @@ async def test_who_comes_too_late_begins_anew(hours: float, passes: bool, autoju
     assert (reply_of(await grey()) == "") is passes
 
 
+@pytest.mark.parametrize("delay", [600, 601])
+def test_settings_by_which_nobody_would_ever_pass(delay: float) -> None:
+    with pytest.raises(ValueError, match="retry_window has to be longer than delay"):
+        Grey(delay=delay, retry_window=600)
+
+
 async def test_a_triplet_is_remembered_as_long_as_it_is_used(autojump_clock: Clock) -> None:
     """A mail every 34 days for three years passes; after a pause of more than 36 days it is a stranger's again."""
     grey = Grey(client_passes=0)

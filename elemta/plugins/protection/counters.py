@@ -36,6 +36,7 @@ TRUST: Final = 4
 MOST_TRUST: Final = 8
 #: Locks by which sessions of this process take turns, shared by all keys.
 TURNS: Final = 64
+
 T = TypeVar("T")
 
 
@@ -138,8 +139,8 @@ class Counters:
         return self._drawn(charge, await self._host.shared.get(charge.key))
 
     async def _give_back(self, charge: Charge) -> None:
-        known = self._here.get(charge.key)
-        if not await self._ask(self._give_back_shared, charge) and known is not None:
+        if not await self._ask(self._give_back_shared, charge):
+            known = self._here.get(charge.key)
             self._remember(charge.key, dump(self._given_back(charge, known)))
 
     async def _give_back_shared(self, charge: Charge) -> bool:
@@ -152,7 +153,7 @@ class Counters:
                 return True
         return False
 
-    def _given_back(self, charge: Charge, kept: bytes) -> dict[str, int]:
+    def _given_back(self, charge: Charge, kept: bytes | None) -> dict[str, int]:
         return give_back(load(kept), rates=charge.rates, cost=charge.cost)
 
     # ---- this process --------------------------------------------------------------------------------

@@ -73,8 +73,11 @@ class Greylisting(Protection):
     label = "greylisting"
 
     def __init__(self, host: Host, settings: GreylistingSettings | None = None) -> None:
+        """Raises `ValueError` for settings by which no stranger would ever pass."""
         super().__init__(host, settings)
         self._settings = cast(GreylistingSettings, self.settings)
+        if self._settings.retry_window <= self._settings.delay:
+            raise ValueError("retry_window has to be longer than delay: nobody could come again in time")
         self._rules = self._settings.rules
         self._shared = SharedState(host, meanwhile="nobody is greylisted meanwhile")
 
