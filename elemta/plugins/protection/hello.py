@@ -1,7 +1,7 @@
 """What a client may call itself, as far as one can see without asking anybody.
 
-RFC 5321 §4.1.4: the argument of HELO and EHLO is a domain name or an address literal. That it is not the client's own is
-no reason to refuse, so nothing here compares it with the client's address; but it is never ours. What is not here:
+RFC 5321 §4.1.4: the argument of HELO and EHLO is a domain name or an address literal. That it is not the client's own
+is no reason to refuse, so nothing here compares it with the client's address; but it is never ours. What is not here:
 asking DNS (`helocheck`). Failures raised: none.
 """
 
