@@ -397,8 +397,7 @@ class Session:
     async def _recipient(self, event: RcptTo) -> Reply:
         transaction = self._transaction
         assert transaction is not None
-        if transaction.plugged is not None:
-            self._wait_for_plugins(Stage.RCPT_TO)
+        self._wait_for_plugins(Stage.RCPT_TO)
         reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
         if reply.code != 250:
             self._count_refusal(reply)
@@ -418,16 +417,17 @@ class Session:
             self._wait_for_store()
             await transaction.add(data)
 
-    def _wait_for_store(self, times: int = 1, *stages: Stage) -> None:
+    def _wait_for_store(self, *stages: Stage) -> None:
         """Keep the client's deadline from ending a wait that is the store's, or the plugins' at these stages: they have
-        deadlines of their own."""
-        seconds = times * (self._services.options.timeouts.commit_timeout + MARGIN_SECONDS)
-        self._wait_at_most(seconds + (self.plugged.seconds(*stages) if self.plugged is not None else 0.0))
+        deadlines of their own. What plugins change the store has to take once more."""
+        seconds = self._services.options.timeouts.commit_timeout + MARGIN_SECONDS
+        if stages and self.plugged is not None:
+            seconds += seconds + self.plugged.seconds(*stages)
+        self._wait_at_most(seconds)
 
     def _wait_for_plugins(self, stage: Stage) -> None:
         """As `_wait_for_store`; where no hook of the stage waits, nobody does."""
-        assert self.plugged is not None
-        seconds = self.plugged.seconds(stage)
+        seconds = 0.0 if self.plugged is None else self.plugged.seconds(stage)
         if seconds:
             self._wait_at_most(seconds + MARGIN_SECONDS)
 
@@ -438,10 +438,7 @@ class Session:
         transaction = self._transaction
         assert transaction is not None
         self._waiting = _ANSWER
-        if transaction.plugged is None:
-            self._wait_for_store()
-        else:
-            self._wait_for_store(2, Stage.DATA_HEADERS, Stage.DATA_COMPLETE)  # it takes what they change once more
+        self._wait_for_store(Stage.DATA_HEADERS, Stage.DATA_COMPLETE)
         reply = await transaction.submit(event, self._listener, trusted=self.may_relay)
         self._finish(reply)
         if reply.code == 250:

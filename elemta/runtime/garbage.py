@@ -1,4 +1,4 @@
-"""What the collector of cyclic garbage looks at, and how often.
+"""What the collector of cyclic garbage looks at.
 
 Nearly everything of a mail is freed by its reference count; the collector is for the few cycles. Left as it is, it goes
 through all modules and classes again and again: measured, 36 ms in which nobody is served, each 2,500 mails, and a
