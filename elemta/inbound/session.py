@@ -133,8 +133,7 @@ class Session:
         self._debug: DebugContext | None = None
         self._scope = trio.CancelScope()
         self._waiting = _ANSWER
-        self._draining = False
-        self._sending = False
+        self._draining = self._sending = False
         self.started = trio.current_time()
         self._ends_at = self.started + options.timeouts.session_timeout
         self._deadlines = deadlines
@@ -146,8 +145,7 @@ class Session:
         self._content_started = 0.0
         self._content_octets = 0
         self.helo = ""
-        self.mails = 0
-        self.refusals = 0
+        self.mails = self.refusals = 0
         #: The last reply that refused something, for the one log line of the session.
         self.refused: Reply | None = None
         self.cause = ""
@@ -427,8 +425,7 @@ class Session:
 
     def _wait_for_plugins(self, stage: Stage) -> None:
         """As `_wait_for_store`; where no hook of the stage waits, nobody does."""
-        seconds = 0.0 if self.plugged is None else self.plugged.seconds(stage)
-        if seconds:
+        if self.plugged is not None and (seconds := self.plugged.seconds(stage)):
             self._wait_at_most(seconds + MARGIN_SECONDS)
 
     def _wait_at_most(self, seconds: float) -> None:
