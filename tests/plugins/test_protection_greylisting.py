@@ -12,7 +12,7 @@ from elemta.net.base import Endpoint
 from elemta.plugins.api import CONTINUE, Verdict
 from elemta.plugins.protection import greylist
 from elemta.plugins.protection.greylist import Client, Rules, Triplet, rule
-from elemta.plugins.protection.greylisting import MAX_SWAPS, Greylisting, GreylistingSettings
+from elemta.plugins.protection.greylisting import MAX_SWAPS, MOST_SECONDS, Greylisting, GreylistingSettings
 from elemta.plugins.protection.shared import LOG_SECONDS, REST_SECONDS, SHARED_SECONDS
 from tests.plugins.protection_world import World, a_mail, a_session, reply_of, to, word_of
 
@@ -97,6 +97,18 @@ async def test_who_comes_too_late_begins_anew(hours: float, passes: bool, autoju
 def test_settings_by_which_nobody_would_ever_pass(delay: float) -> None:
     with pytest.raises(ValueError, match="retry_window has to be longer than delay"):
         Grey(delay=delay, retry_window=600)
+
+
+@pytest.mark.parametrize("name", ["retry_window", "lifetime", "client_lifetime"])
+async def test_the_longest_that_anything_is_remembered(name: str, autojump_clock: Clock) -> None:
+    longest: dict[str, Any] = {name: MOST_SECONDS}
+    grey = Grey(delay=60, **longest)
+    await grey()
+    await trio.sleep(60)
+    assert reply_of(await grey()) == ""  # the store takes it
+    assert await grey() is CONTINUE
+    with pytest.raises(ValueError, match="nothing is remembered for longer than 3650 days"):
+        Grey(**{name: longest[name] + 1})
 
 
 async def test_a_triplet_is_remembered_as_long_as_it_is_used(autojump_clock: Clock) -> None:

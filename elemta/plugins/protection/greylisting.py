@@ -22,6 +22,8 @@ from elemta.plugins.protection.greylist import Client, Rules, Ruling
 from elemta.plugins.protection.report import Protection, in_seconds
 from elemta.plugins.protection.shared import SharedState
 
+#: Seconds that anything may be remembered: a store keeps nothing longer than ten years (`storage.keyvalue`).
+MOST_SECONDS: Final = 3650 * 86_400.0
 #: Times that a record is read anew because another session changed it in between.
 MAX_SWAPS: Final = 5
 
@@ -73,12 +75,14 @@ class Greylisting(Protection):
     label = "greylisting"
 
     def __init__(self, host: Host, settings: GreylistingSettings | None = None) -> None:
-        """Raises `ValueError` for settings by which no stranger would ever pass."""
+        """Raises `ValueError` for settings by which no stranger would ever pass, or nothing could be kept."""
         super().__init__(host, settings)
-        self._settings = cast(GreylistingSettings, self.settings)
-        if self._settings.retry_window <= self._settings.delay:
+        own = self._settings = cast(GreylistingSettings, self.settings)
+        if own.retry_window <= own.delay:
             raise ValueError("retry_window has to be longer than delay: nobody could come again in time")
-        self._rules = self._settings.rules
+        if max(own.retry_window, own.lifetime, own.client_lifetime) > MOST_SECONDS:
+            raise ValueError(f"nothing is remembered for longer than {MOST_SECONDS / 86_400:g} days")
+        self._rules = own.rules
         self._shared = SharedState(host, meanwhile="nobody is greylisted meanwhile")
 
     async def on_rcpt_to(self, mail: Mail, recipient: Recipient) -> Verdict:
