@@ -74,19 +74,6 @@ class Finding:
     text: str
     score: float = 0.0
 
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict at MAIL or RCPT."""
-        match self.action:
-            case Action.REJECT:
-                return Reject(self.text, 550, "5.7.1")
-            case Action.DEFER:
-                return Defer(self.text, 450, "4.7.1")
-            case Action.SCORE:
-                return Continue(score=self.score)
-            case Action.OFF:
-                return CONTINUE
-
 
 @define
 class _Reports:
@@ -121,33 +108,37 @@ class Protection(Plugin):
 
     def hold(self, finding: Finding | None, mail: Mail) -> Verdict:
         """What a check makes of a mail; a finding of None holds nothing against it."""
-        if finding is None:
+        if finding is None or finding.action is Action.OFF:
             return CONTINUE
-        if finding.action is Action.SCORE and not self.is_dry_run:
-            return self.annotated(finding.text, score=finding.score)
-        return self.refuse(finding.verdict, mail.session, mail=mail)
+        match finding.action:
+            case Action.REJECT:
+                return self.refuse(Reject(finding.text, 550, "5.7.1"), mail.session, mail=mail)
+            case Action.DEFER:
+                return self.refuse(Defer(finding.text, 450, "4.7.1"), mail.session, mail=mail)
+            case Action.SCORE if self.is_dry_run:
+                return self.report(f"would add {finding.score:g} to the score", mail.session, mail=mail)
+            case Action.SCORE:
+                return self.annotated(finding.text, score=finding.score)
 
-    def refuse(self, verdict: Verdict, session: Session, *, mail: Mail | None = None) -> Verdict:
-        """The verdict; in a dry run nothing but a report of it, which a `mail` keeps as well.
+    def refuse(self, verdict: Reject | Defer, session: Session, *, mail: Mail | None = None) -> Verdict:
+        """The verdict; in a dry run nothing but a report of it."""
+        if self.is_dry_run:
+            return self.report(f"would answer {verdict.reply}", session, mail=mail)
+        return verdict
 
-        What was reported before there was a mail is kept by `reported`.
+    def report(self, text: str, session: Session, *, mail: Mail | None = None) -> Continue:
+        """Go on, but tell what a dry run would have done: the log, each thing once a session, and the mail.
+
+        What was told before there was a mail is kept by `reported`.
         """
-        if not self.is_dry_run or verdict == CONTINUE:
-            return verdict
-        text = _would(verdict)
-        reports = self.note(text, session)
-        if mail is not None:
-            return self.annotated(text)
-        reports.standing = text
-        return CONTINUE
-
-    def note(self, text: str, session: Session) -> _Reports:
-        """Report what a dry run would have done, each thing once a session."""
         reports: _Reports = session.notes.setdefault((self, _Reports), _Reports())
         if text not in reports.texts and len(reports.texts) < MAX_REPORTS:
             reports.texts.append(text)
             self.host.log.info("plugin.would_refuse", session=session.id, client=session.client.host, report=text)
-        return reports
+        if mail is not None:
+            return self.annotated(text)
+        reports.standing = text
+        return CONTINUE
 
     def reported(self, session: Session) -> Verdict:
         """For a mail: CONTINUE, with what a dry run said about its session before there was a mail."""
@@ -158,13 +149,3 @@ class Protection(Plugin):
         """Go on, with a word about the mail."""
         changes: Any = (Annotate(self.label, text),)
         return Continue(changes, score)
-
-
-def _would(verdict: Verdict) -> str:
-    match verdict:
-        case Reject() | Defer():
-            return f"would answer {verdict.reply}"
-        case Continue(_, score):
-            return f"would add {score:g} to the score"
-        case _:
-            return f"would {type(verdict).__name__.lower()}: {verdict.reason}"

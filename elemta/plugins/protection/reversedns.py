@@ -66,9 +66,5 @@ def judge(host: str, names: ReverseNames, *, settings: ReverseDnsSettings) -> Fi
         return None
     if names.claimed:
         text = f"your address {host} is called {names.claimed[0]}, which does not lead back to it"
-        return _finding(settings.untrue, text, settings)
-    return _finding(settings.missing, f"your address {host} has no name in DNS", settings)
-
-
-def _finding(action: Action, text: str, settings: ReverseDnsSettings) -> Finding | None:
-    return None if action is Action.OFF else Finding(action, text, settings.score)
+        return Finding(settings.untrue, text, settings.score)
+    return Finding(settings.missing, f"your address {host} has no name in DNS", settings.score)

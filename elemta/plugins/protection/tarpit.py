@@ -80,8 +80,7 @@ class Tarpit(Protection):
         if not seconds or self.spares(session):
             return CONTINUE
         if self.is_dry_run:
-            self.note(f"would wait {seconds:g} seconds", session)
-            return self.annotated(f"would wait {seconds:g} seconds")
+            return self.report(f"would wait {seconds:g} seconds", session, mail=mail)
         if self._delayed >= self._settings.max_delayed:
             return CONTINUE
         self._delayed += 1
