@@ -17,7 +17,7 @@ from elemta.config.show import MASK
 from elemta.config.structure import unstructure
 from elemta.config.wanted import Wanted, wanted_plugins
 from elemta.plugins.api import Host, OnError, Plugin, Stage
-from elemta.plugins.loader import Found, PluginsUnusable, load_plugins, shape_problems
+from elemta.plugins.loader import Found, PluginsUnusable, load_plugins, shape_problems, words_of
 from elemta.supervisor.plugin_check import every_plugin, idle_hosts
 
 
@@ -66,13 +66,18 @@ def _facts(name: str, known: Mapping[str, Found], wanted: Wanted | None, host_of
         return facts if wanted is None else _as_wanted(facts, known, wanted, host_of)
     except PluginsUnusable as error:
         return evolve(facts, error=" ".join(error.problems))
-    except (Exception, SystemExit) as error:  # its own code runs here
-        return evolve(facts, error=f"{type(error).__name__}: {error}".rstrip(": "))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # its own code runs here
+        return evolve(facts, error=words_of(error, facts.where))
 
 
 def _of_class(facts: PluginFacts, plugin: type[Plugin]) -> PluginFacts:
     """What the class says of itself."""
-    facts = evolve(
+    problems = list(shape_problems(plugin))
+    if problems:
+        return evolve(facts, about=plugin.about, error=" ".join(problems))
+    return evolve(
         facts,
         about=plugin.about,
         priority=plugin.priority,
@@ -80,11 +85,8 @@ def _of_class(facts: PluginFacts, plugin: type[Plugin]) -> PluginFacts:
         on_error=plugin.on_error,
         blocking=plugin.blocking,
         stages=_stages(plugin, plugin.stages),
+        settings=settings_of(plugin),
     )
-    problems = list(shape_problems(plugin))
-    if problems:
-        return evolve(facts, error=" ".join(problems))
-    return evolve(facts, settings=settings_of(plugin))
 
 
 def _as_wanted(

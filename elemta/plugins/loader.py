@@ -12,10 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from inspect import iscoroutinefunction
+from math import inf
 from pathlib import Path
-from types import ModuleType
+from traceback import walk_tb
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 import attrs
@@ -57,10 +60,14 @@ def known_plugins(folder: Path | None) -> dict[str, Found]:
 
     Nothing is imported. Raises `PluginsUnusable` for a folder that others may write to.
     """
-    found = {
-        point.name: Found(point.name, _package_of(point), partial(_from_point, point))
-        for point in entry_points(group=GROUP)
-    }
+    found: dict[str, Found] = {}
+    for point in entry_points(group=GROUP):
+        package, other = _package_of(point), found.get(point.name)
+        if other is None or other.where == package:
+            found[point.name] = Found(point.name, package, partial(_from_point, point))
+        else:
+            where = f"{other.where}, {package}"
+            found[point.name] = Found(point.name, where, partial(_refuse_choice, point.name, where))
     if folder is not None and folder.is_dir():
         _trust(folder)
         for path in sorted(folder.glob("*.py")):
@@ -71,6 +78,11 @@ def known_plugins(folder: Path | None) -> dict[str, Found]:
 
 def _package_of(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
+
+
+def _refuse_choice(name: str, packages: str) -> type[Plugin]:
+    """Which of several packages comes first is chance."""
+    raise PluginsUnusable([f'several packages offer a plugin "{name}": {packages}. Uninstall all but one of them.'])
 
 
 def _trust(path: Path) -> None:
@@ -87,10 +99,20 @@ def _from_point(point: EntryPoint) -> type[Plugin]:
     return _class_in(point.load(), point.value)
 
 
+class _SourceAlone(SourceFileLoader):
+    """Compiles the source: bytecode beside it may be of an earlier one, or whosever may write to that folder."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the module."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _from_file(path: Path) -> type[Plugin]:
     _trust(path)
+    _trust(path.resolve().parent)  # where a link leads
     name = f"elemta_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceAlone(name, str(path.absolute())))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")
     module = importlib.util.module_from_spec(spec)
@@ -137,11 +159,30 @@ def load_plugins(wanted: Sequence[Wanted], known: Mapping[str, Found], host_of: 
             problems += [f"{one.path}: {problem}" for problem in error.problems]
         except ConfigError as error:  # files that belong to its settings: each problem says where it stands
             problems += [str(problem) for problem in error.problems]
-        except (Exception, SystemExit) as error:  # its own code runs here
-            problems.append(f"{one.path}: the plugin {name!r} cannot be loaded: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # its own code runs here
+            file = known[one.entry.kind].where
+            problems.append(f"{one.path}: the plugin {name!r} cannot be loaded: {words_of(error, file)}")
     if problems:
         raise PluginsUnusable(problems)
     return members
+
+
+def words_of(error: BaseException, file: str) -> str:
+    """What a plugin's own code raised, with the line of its `file`: who wrote it reads this, and no traceback."""
+    path = os.path.abspath(file)
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == path]
+    try:
+        text = str(error)
+    except Exception:  # its words are code too
+        text = ""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        text, lines = error.msg, [error.lineno or 1]
+    says = f"{type(error).__name__}: {text}".removesuffix(": ")
+    if lines:
+        return f"{says} ({file}, line {lines[-1]})"
+    return says if file in says else f"{says} ({file})"
 
 
 def _found(name: str, known: Mapping[str, Found]) -> Found:
@@ -196,6 +237,7 @@ def _says(finding: Any) -> str:
 
 def shape_problems(plugin_class: type[Plugin]) -> Iterator[str]:
     """What is wrong with a class that can be seen without running it."""
+    yield from _figure_problems(plugin_class)
     known = {f"on_{stage.value}" for stage in Stage}
     for name in dir(plugin_class):
         if name.startswith("on_") and name not in known and name != "on_error":
@@ -210,6 +252,17 @@ def shape_problems(plugin_class: type[Plugin]) -> Iterator[str]:
         elif not plugin_class.blocking and not iscoroutinefunction(method):
             yield f"{name} is no async def; where it blocks, let the class say blocking = True."
     yield from _settings_problems(plugin_class.settings_class)
+
+
+def _figure_problems(plugin_class: type[Plugin]) -> Iterator[str]:
+    """What is wrong with what the configuration may say otherwise."""
+    priority, deadline, on_error = plugin_class.priority, plugin_class.deadline, plugin_class.on_error
+    if not isinstance(priority, int):
+        yield f"its priority is a whole number, not {priority!r}."
+    if not isinstance(deadline, int | float) or not 0 < deadline < inf:
+        yield f"its deadline is a number of seconds above 0, not {deadline!r}."
+    if not isinstance(on_error, OnError):
+        yield f"its on_error is OnError.ACCEPT, OnError.DEFER or OnError.REJECT, not {on_error!r}."
 
 
 def _settings_problems(section: type | None) -> Iterator[str]:

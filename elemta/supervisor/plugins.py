@@ -4,6 +4,7 @@ What is not here: finding and calling them (`plugins`), or what they are asked w
 Failure raised: `CannotStart`, in words for who wrote the configuration.
 """
 
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from elemta.plugins.chain import Chain, Member, asked_in
 from elemta.plugins.containment import to_pass
 from elemta.plugins.host import Facilities
 from elemta.plugins.leftovers import closing
-from elemta.plugins.loader import Found, PluginsUnusable, known_plugins, load_plugins
+from elemta.plugins.loader import Found, PluginsUnusable, known_plugins, load_plugins, words_of
 from elemta.plugins.tasks import TaskKeeper, run_in
 from elemta.plugins.watchdog import Watchdog
 from elemta.storage.keyvalue import KeyValueStore
@@ -71,13 +72,16 @@ async def plugins_of(
         if watchdog:
             callers = {Chain.ask_on.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
             await nursery.start(Watchdog(callers, watch.log).run)
+        started: list[Member] = []
         try:
-            await _start(chain.members)
+            for member in chain.members:
+                await _start(member)
+                started.append(member)
             watch.log.info("plugins.ready", plugins=[member.name for member in chain.members])
             yield Plugins(chain, keeper, route_names(config))
         finally:
             with trio.move_on_after(STOP_SECONDS, shield=True):
-                await _stop(chain.members, watch)
+                await _stop(started, watch)
             nursery.cancel_scope.cancel()
 
 
@@ -122,16 +126,21 @@ async def _opened(store: KeyValueStore) -> AsyncIterator[None]:
             await store.close()
 
 
-async def _start(members: list[Member]) -> None:
-    for member in members:
+async def _start(member: Member) -> None:
+    with trio.move_on_after(START_SECONDS) as scope:
         try:
-            with trio.fail_after(START_SECONDS):
-                await closing(member.plugin.start)
+            await closing(member.plugin.start)
         except BaseException as error:  # noqa: ASYNC103  # what must pass does
             if (passing := to_pass(error)) is not None:
                 raise passing from None  # noqa: ASYNC104  # as above
-            says = f'the plugin "{member.name}" cannot start: {type(error).__name__}: {error}'
-            raise CannotStart(says) from error  # noqa: ASYNC104  # as above
+            says = words_of(error, _file_of(member.plugin))
+            raise CannotStart(f'the plugin "{member.name}" cannot start: {says}') from error  # noqa: ASYNC104  # as above
+    if scope.cancelled_caught:
+        raise CannotStart(f'the plugin "{member.name}" cannot start: it took more than {START_SECONDS:g} seconds.')
+
+
+def _file_of(plugin: Plugin) -> str:
+    return getattr(sys.modules.get(type(plugin).__module__), "__file__", None) or ""
 
 
 async def _stop(members: list[Member], watch: Watch) -> None:

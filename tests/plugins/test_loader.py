@@ -1,5 +1,7 @@
 """Finding and making plugins: entry points, a folder, what is wrong with either."""
 
+import os
+import py_compile
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -123,6 +125,54 @@ def test_files_that_are_no_plugin_say_why(source: str, says: str, folder: Path) 
     assert "elemta_plugin_odd" not in sys.modules or "defines" in problem
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x = 1\ndef\n", "SyntaxError: invalid syntax (FILE, line 2)"),
+        ("def deep():\n    import json\n    json.loads('{')\n\ndeep()\n", " (FILE, line 3)"),
+        (ONE + "    def __init__(self, host, settings):\n        1 / 0\n", "division by zero (FILE, line 9)"),
+        (ONE + "    def __init__(self): ...\n", " (FILE)"),
+        ("class Own(BaseException): ...\nraise Own('odd')\n", ": Own: odd (FILE, line 2)"),
+        ("class Own(Exception):\n    def __str__(self): return 1 / 0\nraise Own\n", ": Own (FILE, line 3)"),
+    ],
+)
+def test_who_wrote_a_plugin_reads_where_it_breaks(source: str, says: str, folder: Path) -> None:
+    (folder / "odd.py").write_text(source)
+    (problem,) = problems_of(PluginEntry("odd"), known=known_plugins(folder))
+    assert problem.endswith(says.replace("FILE", str(folder / "odd.py")))
+
+
+def test_bytecode_beside_a_plugin_is_not_run(folder: Path) -> None:
+    """Its folder may be one that others write to, and what it says of its source can be forged."""
+    path = folder / "one.py"
+    path.write_text(ONE.replace("From a file.", "From a pyc ."))
+    py_compile.compile(str(path), doraise=True)
+    before = path.stat()
+    path.write_text(ONE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert known_plugins(folder)["one"].load().about == "From a file."
+
+
+def test_a_link_into_a_folder_of_others_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "one.py").write_text(ONE)
+    (folder / "one.py").symlink_to(shared / "one.py")
+    assert known_plugins(folder)["one"].load().__name__ == "One"
+    shared.chmod(0o777)
+    with pytest.raises(PluginsUnusable, match=f'chmod go-w {shared}"'):
+        known_plugins(folder)["one"].load()
+
+
+def test_which_of_two_packages_is_meant_is_not_for_us_to_guess(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    points = [EntryPoint("one", f"{name}:One", loader.GROUP) for name in ("first", "second")]
+    monkeypatch.setattr(loader, "entry_points", lambda group: points)
+    (problem,) = problems_of(PluginEntry("one"), known=known_plugins(folder))
+    assert 'several packages offer a plugin "one": first:One, second:One.' in problem
+    (folder / "one.py").write_text(ONE)
+    assert known_plugins(folder)["one"].load().about == "From a file."
+
+
 def test_an_entry_point_may_be_a_module_of_one_or_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("module", "elemta.plugins.milter.plugin", loader.GROUP),
@@ -206,10 +256,25 @@ class WithADict(Plugin):
     settings_class = dict
 
 
+class WithWordsForFigures(Plugin):
+    priority = "high"  # type: ignore[assignment]  # what is tried
+
+
+class WithoutADeadline(Plugin):
+    deadline = None  # type: ignore[assignment]  # what is tried
+
+
+class InTheWordsOfTheConfiguration(Plugin):
+    on_error = "defer"  # type: ignore[assignment]  # what is tried
+
+
 @pytest.mark.parametrize(
     ("plugin", "says"),
     [
         (Sound, ""),
+        (WithWordsForFigures, "its priority is a whole number, not 'high'."),
+        (WithoutADeadline, "its deadline is a number of seconds above 0, not None."),
+        (InTheWordsOfTheConfiguration, "its on_error is OnError.ACCEPT, "),
         (BlockingPlain, ""),
         (Misspelt, "there is no hook on_data_completed. Did you mean on_data_complete?"),
         (Unlike, "there is no hook on_full_moon."),
@@ -298,7 +363,7 @@ def test_a_section_of_its_own_is_given_as_it_is() -> None:
         ),
         (
             PluginEntry("exploding"),
-            ["plugins.plugins[0]: the plugin 'exploding' cannot be loaded: OSError: no such device"],
+            ["plugins.plugins[0]: the plugin 'exploding' cannot be loaded: OSError: no such device (the test)"],
         ),
     ],
 )
