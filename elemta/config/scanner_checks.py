@@ -47,7 +47,7 @@ def _order(path: Path, section: SpamassassinSection | RspamdSection, report: Rep
 
 def _password(rspamd: RspamdSection, report: Report) -> None:
     parts = urlsplit(rspamd.address)
-    if rspamd.api_key is None or parts.scheme == "https":
+    if rspamd.api_key is None or parts.scheme in ("https", "unix"):
         return
     if not ListenAddress(host=parts.hostname or "").is_loopback:
         report.warn(

@@ -29,14 +29,18 @@ def _service(text: str) -> str:
     return str(address)
 
 
-def _base_url(text: str) -> str:
+def _web_service(text: str) -> str:
+    if text.startswith("unix:"):
+        return str(parse_listen_address(text))
     parts = urlsplit(text)
     try:
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("its port is a number from 0 to 65535") from None
+        raise ValueError("its port is a number from 1 to 65535") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise ValueError('it begins with "http://" or "https://", then comes the host')
+        raise ValueError('it begins with "http://" or "https://", then comes the host; or it is "unix:/path"')
+    if port == 0:
+        raise ValueError("its port is a number from 1 to 65535")
     if parts.username is not None:
         raise ValueError("it holds no user or password: write that in api_key")
     if parts.query or parts.fragment:
@@ -47,56 +51,60 @@ def _base_url(text: str) -> str:
 
 
 ServiceAddr = Annotated[str, Form('where a service listens: "host:port", "[v6]:port" or "unix:/path"', reader=_service)]
-BaseUrl = Annotated[str, Form('an address such as "http://localhost:11333"', reader=_base_url)]
+WebServiceAddr = Annotated[
+    str,
+    Form('where a service listens: "http://host:port", "https://host" or "unix:/path"', reader=_web_service),
+]
 #: Scores are small numbers; a thousand is what GTUBE, the test mail of all filters, weighs.
 Score = Annotated[float, Amount("points", -10_000.0, 10_000.0)]
+
+# ---- what scanners have in common ----------------------------------------------------------------
+
+OwnSwitch = Annotated[Bool, About("Whether this scanner is asked, where its section is enabled as well.")]
+SectionSwitch = Annotated[
+    Bool, About("Whether the scanners of this section are asked at all; each has a switch of its own as well.")
+]
+ScanSeconds = Annotated[Seconds, About("How long one scan may take.")]
+TagScore = Annotated[
+    Score | None,
+    About("The score from which a mail is spam and is tagged; left out: where the filter itself says so."),
+]
+HoldScore = Annotated[Score | None, About("The score from which a mail is held in the queue; left out: none is.")]
+RefuseScore = Annotated[
+    Score | None,
+    About("The score from which a mail is refused; left out: what is spam, where `antispam.reject_on_spam` is set."),
+]
+
+# ---- sections ------------------------------------------------------------------------------------
 
 
 @frozen
 class SpamassassinSection:
     """SpamAssassin's daemon, spamd."""
 
-    enabled: Annotated[Bool, About("Whether mail is scanned by SpamAssassin.")] = False
+    enabled: OwnSwitch = False
     address: Annotated[ServiceAddr, About("Where spamd listens.")] = "localhost:783"
-    timeout: Annotated[Seconds, About("How long one scan may take.")] = 30.0
+    timeout: ScanSeconds = 30.0
     scan_limit: Annotated[
         Octets,
         About("Octets of the largest mail that is scanned; spamc's own limit, since rules on large mails are slow."),
     ] = 512_000
-    threshold: Annotated[
-        Score | None,
-        About("The score from which a mail is spam and is tagged; spamd's own (`required_score`, 5) when left out."),
-    ] = None
-    quarantine_threshold: Annotated[
-        Score | None, About("The score from which a mail is held in the queue; left out: none is.")
-    ] = None
-    reject_threshold: Annotated[
-        Score | None,
-        About(
-            "The score from which a mail is refused; left out: what is spam, where `antispam.reject_on_spam` is set."
-        ),
-    ] = None
+    threshold: TagScore = None
+    quarantine_threshold: HoldScore = None
+    reject_threshold: RefuseScore = None
 
 
 @frozen
 class RspamdSection:
     """Rspamd, asked over HTTP. With any threshold of ours its own action is not obeyed, only shown."""
 
-    enabled: Annotated[Bool, About("Whether mail is scanned by rspamd.")] = False
-    address: Annotated[BaseUrl, About("Where rspamd's normal worker listens.")] = "http://localhost:11333"
-    timeout: Annotated[Seconds, About("How long one scan may take.")] = 30.0
+    enabled: OwnSwitch = False
+    address: Annotated[WebServiceAddr, About("Where rspamd's normal worker listens.")] = "http://localhost:11333"
+    timeout: ScanSeconds = 30.0
     scan_limit: Annotated[Octets, About("Octets of the largest mail that is scanned.")] = 26_214_400
-    threshold: Annotated[
-        Score | None,
-        About("The score from which a mail is spam and is tagged; left out: where rspamd's action says so."),
-    ] = None
-    quarantine_threshold: Annotated[
-        Score | None, About("The score from which a mail is held in the queue; left out: none is.")
-    ] = None
-    reject_threshold: Annotated[
-        Score | None,
-        About("The score from which a mail is refused; without any threshold, rspamd's action says when."),
-    ] = None
+    threshold: TagScore = None
+    quarantine_threshold: HoldScore = None
+    reject_threshold: RefuseScore = None
     api_key: Annotated[Words | None, Secret(), About("The password of the worker, where it asks for one.")] = field(
         default=None, repr=False
     )
@@ -113,9 +121,7 @@ class RspamdSection:
 class AntispamSection:
     """Spam filters."""
 
-    enabled: Annotated[Bool, About("Whether spam filters are asked at all; each has a switch of its own as well.")] = (
-        False
-    )
+    enabled: SectionSwitch = False
     reject_on_spam: Annotated[Bool, About("Whether what is spam is refused, and not only tagged.")] = False
     on_failure: Annotated[
         PluginFailure, About("What becomes of a mail whose filter does not answer: `accept`, `defer`, `reject`.")
@@ -128,9 +134,9 @@ class AntispamSection:
 class ClamavSection:
     """ClamAV's daemon, clamd."""
 
-    enabled: Annotated[Bool, About("Whether mail is scanned by ClamAV.")] = False
+    enabled: OwnSwitch = False
     address: Annotated[ServiceAddr, About("Where clamd listens.")] = "localhost:3310"
-    timeout: Annotated[Seconds, About("How long one scan may take.")] = 30.0
+    timeout: ScanSeconds = 30.0
     scan_limit: Annotated[
         Octets, About("Octets of the largest mail that is scanned; at most clamd's `StreamMaxLength`.")
     ] = 26_214_400
@@ -140,9 +146,7 @@ class ClamavSection:
 class AntivirusSection:
     """Virus scanners."""
 
-    enabled: Annotated[
-        Bool, About("Whether virus scanners are asked at all; each has a switch of its own as well.")
-    ] = False
+    enabled: SectionSwitch = False
     reject_on_failure: Annotated[
         Bool | None,
         About("Instead of `on_failure`, as the original has it: true is `reject`, false is `accept`."),

@@ -41,6 +41,7 @@ PURE = (
     "elemta/plugins/rules/reading.py",
     "elemta/plugins/scanners/checkv2.py",
     "elemta/plugins/scanners/clamd.py",
+    "elemta/plugins/scanners/http.py",
     "elemta/plugins/scanners/policy.py",
     "elemta/plugins/scanners/spamd.py",
     "elemta/plugins/verdicts.py",

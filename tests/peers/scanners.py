@@ -1,8 +1,8 @@
-"""Real clamd, spamd, rspamd, each with a configuration, rules, a folder of its own.
+"""Real clamd, spamd, each with a configuration, rules, a folder of its own.
 
-What is not here: assertions. clamd knows the signatures of the test alone; spamd has the rules of Debian without those
-that ask the network; rspamd has its test patterns, and one rule that tells what it was told. `folder` must be reachable
-for every user: where the tests are root's, spamd and rspamd give up their rights.
+What is not here: assertions, rspamd (`peers.rspamd`). clamd knows the signatures of the test alone; spamd has the rules
+of Debian without those that ask the network. `folder` must be reachable for every user: where the tests are root's, a
+daemon gives up its rights.
 """
 
 import hashlib
@@ -23,8 +23,6 @@ GTUBE = b"JS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 
 #: Octets that clamd takes.
 STREAM_MAX_OCTETS = 1024 * 1024
-#: What rspamd's controller wants to hear.
-PASSWORD = "hunter2"
 
 _CLAMD_CONF = """
 Foreground yes
@@ -45,52 +43,6 @@ loadplugin Mail::SpamAssassin::Plugin::HeaderEval
 loadplugin Mail::SpamAssassin::Plugin::MIMEEval
 """
 
-# Two suffixes instead of ten thousand, no hyperscan: both take seconds at the start.
-_RSPAMD_CONF = """
-options {{
-  pidfile = "{folder}/pid";
-  control_socket = "{folder}/control mode=0600";
-  hs_cache_dir = "{folder}";
-  url_tld = "{folder}/suffixes";
-  disable_hyperscan = true;
-  enable_test_patterns = true;
-  filters = "";
-  dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
-}}
-logging {{ type = "console"; level = "info"; }}
-actions {{ reject = 15; rewrite_subject = 8; add_header = 6; greylist = 4; }}
-worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}
-worker "controller" {{ bind_socket = "127.0.0.1:{guarded}"; count = 1; password = "{password}"; secure_ip = []; }}
-lua = "{folder}/rules.lua";
-"""
-
-_RSPAMD_RULES = """
-rspamd_config:register_symbol{
-  name = 'TELL',
-  type = 'prefilter',
-  callback = function(task)
-    local subject = task:get_subject() or ''
-    if subject == 'tell' then
-      local from = task:get_from('smtp')
-      local told = { from and from[1] and from[1].addr or 'nobody' }
-      for _, rcpt in ipairs(task:get_recipients('smtp') or {}) do table.insert(told, rcpt.addr) end
-      table.insert(told, tostring(task:get_from_ip()))
-      table.insert(told, task:get_hostname() or 'no name')
-      table.insert(told, task:get_helo() or 'no helo')
-      table.insert(told, task:get_user() or 'no user')
-      table.insert(told, task:get_queue_id() or 'no id')
-      table.insert(told, tostring(task:get_size()))
-      task:set_pre_result('reject', table.concat(told, ' '))
-    elseif subject == 'later' then
-      task:set_pre_result('soft reject', 'come back later')
-    elseif subject == 'grey' then
-      task:insert_result('FIVE_POINTS', 1.0)
-    end
-  end
-}
-rspamd_config:set_metric_symbol('FIVE_POINTS', 5.0, 'five points')
-"""
-
 
 class Daemon:
     """One daemon; runs while entered. `port` is where it listens on loopback."""
@@ -105,6 +57,11 @@ class Daemon:
     def address(self) -> str:
         """Where it listens, as the configuration writes it."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Where it listens once it is there."""
+        return (self.port,)
 
     def prepare(self) -> list[str]:
         """Write the configuration; the arguments."""
@@ -127,8 +84,11 @@ class Daemon:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"{self._program.name} has ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        for port in self.ports:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -138,7 +98,7 @@ class Daemon:
         self._process.wait(30)
 
 
-def _as_nobody(*options: str) -> tuple[str, ...]:
+def as_nobody(*options: str) -> tuple[str, ...]:
     """Options for root alone."""
     return options if os.geteuid() == 0 else ()
 
@@ -162,18 +122,4 @@ class Spamd(Daemon):
         (self.folder / "init.pre").write_text(_SPAMD_PLUGINS)
         own = [f"--siteconfigpath={self.folder}", "--nouser-config", f"--helper-home-dir={self.folder}"]
         bounds = ["--local", "--max-children=2", "--syslog=stderr", f"--listen={self.address}"]
-        return [*own, *bounds, *_as_nobody("--username=nobody")]
-
-
-class Rspamd(Daemon):
-    """rspamd; `guarded` is a port that asks for the password."""
-
-    def prepare(self) -> list[str]:
-        self.guarded = free_port()
-        (self.folder / "suffixes").write_text("com\norg\n")
-        (self.folder / "rules.lua").write_text(_RSPAMD_RULES)
-        names = {"folder": self.folder, "port": self.port, "guarded": self.guarded, "password": PASSWORD}
-        (self.folder / "rspamd.conf").write_text(_RSPAMD_CONF.format(**names))
-        places = [f"--var={name}={self.folder}" for name in ("DBDIR", "RUNDIR", "LOGDIR", "LOCAL_CONFDIR")]
-        conf = f"--config={self.folder}/rspamd.conf"
-        return ["--no-fork", conf, *places, *_as_nobody("--user=nobody", "--group=nogroup")]
+        return [*own, *bounds, *as_nobody("--username=nobody")]

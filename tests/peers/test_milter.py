@@ -19,7 +19,7 @@ from elemta.testing.process import ServerProcess
 from elemta.testing.sink import RecordingSink
 from tests.peers.opendkim import OpenDkim, make_keys, signed, verifies
 from tests.peers.postfix import Postfix
-from tests.peers.rspamd_milter import RspamdMilter
+from tests.peers.rspamd import Rspamd
 from tests.peers.wire import free_port, queued, wait_until
 from tests.plugins.milter_world import (
     Answer,
@@ -289,8 +289,8 @@ TOLD = "jo@example.org max@example.com 198.51.100.8 yes.example.org client.examp
 
 @pytest.mark.needs("rspamd")
 async def test_rspamd_hears_all_and_is_obeyed(open_folder: Path, needs: Needs) -> None:
-    with RspamdMilter(needs("rspamd"), open_folder) as rspamd:
-        plugin = Milter(World(SystemNetwork()), MilterSettings(rspamd.address))
+    with Rspamd(needs("rspamd"), open_folder) as rspamd:
+        plugin = Milter(World(SystemNetwork()), MilterSettings(f"127.0.0.1:{rspamd.milter}"))
         client = Endpoint("198.51.100.8", 4711)
         session = SessionFacts("s1", client, Endpoint("192.0.2.2", 25), "mx", helo="client.example.org", user="jo")
         await plugin.on_connect(session)
@@ -307,7 +307,7 @@ async def test_rspamd_hears_all_and_is_obeyed(open_folder: Path, needs: Needs) -
             return verdict, one
 
         assert (await judged(b"nothing"))[0] == CONTINUE
-        refused, _ = await judged(b"refuse")
+        refused, _ = await judged(b"tell")
         assert isinstance(refused, Reject)
         assert refused.code == 554
         assert refused.text.startswith(TOLD)

@@ -25,7 +25,9 @@ from elemta.simulation.resolver import Name, ScriptedResolver
 from elemta.testing.process import ServerProcess
 from elemta.testing.sink import RecordingSink
 from tests.peers import scanners
-from tests.peers.scanners import EICAR, GTUBE, PASSWORD, STREAM_MAX_OCTETS
+from tests.peers.rspamd import PASSWORD
+from tests.peers.rspamd import Rspamd as RspamdDaemon
+from tests.peers.scanners import EICAR, GTUBE, STREAM_MAX_OCTETS
 from tests.peers.wire import free_port, queued, wait_until
 from tests.plugins.scanning import CLIENT, CLIENT_NAME, NAMES, ScannerHost, a_mail, told
 
@@ -127,25 +129,27 @@ async def test_spamassassin_knows_the_client(spamd: scanners.Spamd) -> None:
 
 
 @pytest.fixture(scope="module")
-def running_rspamd(needs: Needs) -> Iterator[scanners.Rspamd]:
+def running_rspamd(needs: Needs) -> Iterator[RspamdDaemon]:
     """One for all tests: it takes seconds to start."""
     with tempfile.TemporaryDirectory(prefix="elemta-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with scanners.Rspamd(needs("rspamd"), folder) as running:
+        with RspamdDaemon(needs("rspamd"), folder) as running:
             yield running
 
 
 @asynccontextmanager
-async def asking(host: Any, port: int, **keys: Any) -> AsyncIterator[Rspamd]:
-    plugin = Rspamd(host, AntispamSection(rspamd=RspamdSection(address=f"http://localhost:{port}", **keys)))
+async def asking(host: Any, where: int | str, **keys: Any) -> AsyncIterator[Rspamd]:
+    address = where if isinstance(where, str) else f"http://localhost:{where}"
+    plugin = Rspamd(host, AntispamSection(rspamd=RspamdSection(address=address, **keys)))
     await plugin.start()
     yield plugin
     await plugin.stop()
 
 
-async def test_rspamd_decides(host: Any, running_rspamd: scanners.Rspamd) -> None:
-    async with asking(host, running_rspamd.port) as plugin:
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+async def test_rspamd_decides(host: Any, running_rspamd: RspamdDaemon, over: str) -> None:
+    async with asking(host, running_rspamd.port if over == "tcp" else f"unix:{running_rspamd.path}") as plugin:
         refused = await plugin.on_data_complete(mail(b"X" + GTUBE + b"\r\n"))
         assert refused == Reject("Gtube pattern", 554, "5.7.1", 15.0)
         tagged = await plugin.on_data_complete(mail(b"Y" + GTUBE + b"\r\n"))
@@ -163,7 +167,7 @@ async def test_rspamd_decides(host: Any, running_rspamd: scanners.Rspamd) -> Non
         assert told(clean) == {"rspamd": "no spam, score 0.0: no rule met"}
 
 
-async def test_rspamd_is_told_the_envelope(host: Any, running_rspamd: scanners.Rspamd) -> None:
+async def test_rspamd_is_told_the_envelope(host: Any, running_rspamd: RspamdDaemon) -> None:
     asked = mail(subject=b"tell")
     async with asking(host, running_rspamd.port) as plugin:
         verdict = await plugin.on_data_complete(asked)
@@ -181,14 +185,14 @@ async def test_rspamd_is_told_the_envelope(host: Any, running_rspamd: scanners.R
     ]
 
 
-async def test_thresholds_of_ours(host: Any, running_rspamd: scanners.Rspamd) -> None:
+async def test_thresholds_of_ours(host: Any, running_rspamd: RspamdDaemon) -> None:
     async with asking(host, running_rspamd.port, threshold=4.5, quarantine_threshold=5.5) as plugin:
         assert isinstance(await plugin.on_data_complete(mail(b"X" + GTUBE + b"\r\n")), Quarantine)
         verdict = await plugin.on_data_complete(mail(subject=b"grey"))
     assert told(verdict) == {"rspamd": "spam, score 5.0 of 4.5: FIVE_POINTS"}
 
 
-async def test_rspamd_may_ask_for_a_password(host: Any, running_rspamd: scanners.Rspamd) -> None:
+async def test_rspamd_may_ask_for_a_password(host: Any, running_rspamd: RspamdDaemon) -> None:
     port = running_rspamd.guarded
     async with asking(host, port, api_key=PASSWORD) as plugin:
         assert isinstance(await plugin.on_data_complete(mail()), Continue)
@@ -223,7 +227,7 @@ def send(server: ServerProcess, mail: Any) -> str:
 
 
 def test_a_server_has_mail_scanned(
-    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: scanners.Rspamd
+    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: RspamdDaemon
 ) -> None:
     rspamd = {"enabled": True, "address": f"http://localhost:{running_rspamd.port}"}
     with ServerProcess(tmp_path, through(sink, {"rspamd": rspamd}, clamd)) as server:
@@ -253,7 +257,7 @@ def test_a_server_without_its_scanners(tmp_path: Path, sink: RecordingSink, need
 
 
 def test_a_server_holds_what_may_be_spam(
-    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: scanners.Rspamd
+    tmp_path: Path, sink: RecordingSink, clamd: scanners.Clamd, running_rspamd: RspamdDaemon
 ) -> None:
     rspamd = {"enabled": True, "address": f"http://localhost:{running_rspamd.port}", "quarantine_threshold": 10}
     with ServerProcess(tmp_path, through(sink, {"rspamd": rspamd}, clamd)) as server:

@@ -108,12 +108,14 @@ def a_mail(content: bytes = CONTENT, header: bytes = HEADER) -> Any:
 
 
 @asynccontextmanager
-async def scanner(talk: Talk | None, *, path: str = "") -> AsyncIterator[Any]:
-    """A host in whose network one scanner talks so with whoever connects; without `talk`, nobody listens."""
+async def scanner(talk: Talk | None, *, path: str = "", dead_is_silent: bool = False) -> AsyncIterator[Any]:
+    """A host in whose network one scanner talks so with whoever connects; without `talk`, nobody listens. The first
+    address of its name refuses connections, or says nothing at all."""
     network = VirtualNetwork(Random(0))
     resolver = ScriptedResolver({**NAMES, NAME: Name(addresses=(_DEAD, _ALIVE)), "empty.example": Name()}, Random(0))
     async with trio.open_nursery() as nursery:
-        await network.host(_DEAD).listen(f"{_DEAD}:1", 1)  # the machine is there
+        if not dead_is_silent:
+            await network.host(_DEAD).listen(f"{_DEAD}:1", 1)  # the machine is there
         place = f"unix:{path}" if path else f"{_ALIVE}:{PORT}"
         (listener,) = await network.host(_ALIVE).listen(place if talk else f"{_ALIVE}:1", 1)
 

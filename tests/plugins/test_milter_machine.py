@@ -173,12 +173,8 @@ def test_an_abort_ends_the_mail_and_another_may_follow() -> None:
 
 def test_leaving_within_a_mail_aborts_it_first() -> None:
     machine = at_mail(negotiated())
-    machine.quit_session()
-    assert machine.data_to_send() == packet("A") + packet("K")
-    machine.connect(CLIENT, {})
-    answered(machine, CONTINUE)
     machine.quit()
-    assert machine.data_to_send().endswith(packet("Q"))
+    assert machine.data_to_send() == packet("A") + packet("Q")
 
 
 # ---- fewer steps ---------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ def test_what_is_no_address(address: object) -> None:
         ("http://localhost:11333/", "http://localhost:11333"),
         ("https://Rspamd.Example.com/filter/", "https://rspamd.example.com/filter"),
         ("http://[::1]:11333", "http://[::1]:11333"),
+        ("unix:/run/rspamd/rspamd.sock", "unix:/run/rspamd/rspamd.sock"),
     ],
 )
 def test_base_urls(written: str, read: str) -> None:
@@ -132,6 +133,8 @@ def test_base_urls(written: str, read: str) -> None:
         "ftp://localhost",
         "http://",
         "http://x:99999",
+        "http://x:0",
+        "unix:run/rspamd.sock",
         "http://me:secret@localhost",
         "http://localhost?x",
         "http://local host",
@@ -187,6 +190,8 @@ def test_what_does_not_fit_together(antispam: dict[str, Any], antivirus: dict[st
     assert says in paragraph
 
 
-@pytest.mark.parametrize("address", ["https://rspamd.example.com", "http://127.0.0.1:11333", "http://[::1]:11333"])
+@pytest.mark.parametrize(
+    "address", ["https://rspamd.example.com", "http://127.0.0.1:11333", "http://[::1]:11333", "unix:/run/rspamd.sock"]
+)
 def test_passwords_that_nobody_else_hears(address: str) -> None:
     assert said({"rspamd": {"api_key": "x", "address": address}}, {}) == []

@@ -128,7 +128,7 @@ async def test_a_virus_is_refused_by_its_name(autojump_clock: MockClock) -> None
         assert verdict == Reject("virus found: Eicar ?", 554, "5.7.1")
         verdict = await clamav(host, on_virus=OnVirus.QUARANTINE).on_data_complete(a_mail())
     assert isinstance(verdict, Quarantine)
-    assert verdict.reason == "virus: Eicar ?"
+    assert verdict.reason == "virus: Eicar ä"
 
 
 async def test_clamd_may_refuse_in_the_middle(autojump_clock: MockClock) -> None:
@@ -219,11 +219,20 @@ async def test_a_scanner_that_is_away(autojump_clock: MockClock, make: Any) -> N
             (ADDRESS, "cannot connect: Connection refused"),
             ("192.0.2.99:9", "cannot connect: Connection refused"),
             ("unix:/run/away", "cannot connect: Connection refused"),
-            ("away.example:9", "away.example cannot be resolved"),
-            ("empty.example:9", "its name has no address"),
+            ("away.example:9", "cannot connect: no address of away.example was found"),
+            ("empty.example:9", "cannot connect: empty.example has no address"),
         ]:
             with pytest.raises(ScannerFailed, match=f"at {address}: {says}"):
                 await make(host, address=address).on_data_complete(a_mail())
+
+
+@PLUGINS
+async def test_an_address_that_is_dead_does_not_use_up_the_time(autojump_clock: MockClock, make: Any) -> None:
+    answers = {spamassassin: spamd("0.0 / 5.0", "False"), clamav: clamd()}
+    async with scanner(answers[make], dead_is_silent=True) as host:
+        start = trio.current_time()
+        assert isinstance(await make(host, timeout=10).on_data_complete(a_mail()), Continue)
+        assert trio.current_time() - start == pytest.approx(5.0, abs=0.1)
 
 
 async def test_scans_wait_for_their_turn(autojump_clock: MockClock) -> None:

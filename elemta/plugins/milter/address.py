@@ -32,7 +32,7 @@ def parse_milter_address(text: str) -> MilterAddress:
     if found and kind in ("inet", "inet6"):
         port, at, host = rest.partition("@")
         if at:
-            return MilterAddress(host=_host(host), port=_port(port))
+            return MilterAddress(host=parse_host(host), port=_port(port))
         if rest.isdecimal():
             raise ValueError(f"the host is missing: {kind}:{rest}@127.0.0.1")
         text = rest
@@ -41,7 +41,7 @@ def parse_milter_address(text: str) -> MilterAddress:
         raise ValueError("it has neither a path nor a port: unix:/path, inet:port@host or host:port")
     if ":" in host and not host.startswith("["):
         raise ValueError(f"an IPv6 address needs brackets: [{host}]:{port}")
-    return MilterAddress(host=_host(host), port=_port(port))
+    return MilterAddress(host=parse_host(host), port=_port(port))
 
 
 def _path(path: str) -> str:
@@ -50,10 +50,6 @@ def _path(path: str) -> str:
     if len(path.encode()) > UNIX_PATH_OCTETS:
         raise ValueError(f"the path of a unix socket has at most {UNIX_PATH_OCTETS} octets")
     return path
-
-
-def _host(text: str) -> str:
-    return parse_host(text)
 
 
 def _port(text: str) -> int:

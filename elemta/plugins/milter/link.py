@@ -4,9 +4,6 @@ What is not here: what is told when (`milter.visit`). Failure raised: `MilterFai
 when a call is cancelled, the connection is of no use any more: `abort` it.
 """
 
-import ipaddress
-import math
-from collections.abc import Sequence
 from typing import Final, Self
 
 import trio
@@ -14,6 +11,7 @@ from attrs import field, frozen
 
 from elemta.net.base import Endpoint, Stream
 from elemta.plugins.api import Host, PluginFailed
+from elemta.plugins.dialing import Unreached, connect
 from elemta.plugins.milter.address import MilterAddress
 from elemta.plugins.milter.changes import Asked
 from elemta.plugins.milter.events import (
@@ -27,7 +25,6 @@ from elemta.plugins.milter.events import (
 )
 from elemta.plugins.milter.machine import MilterConnection
 from elemta.plugins.milter.wire import MilterClosed, MilterProtocolError
-from elemta.resolver.base import NameNotFound, ResolutionFailed
 
 #: Octets that may wait to be sent while no answer is due: what a filter takes without answering goes out together.
 MAX_WAITING_OCTETS: Final = 64 * 1024
@@ -68,7 +65,8 @@ class Link:
         """Connect and negotiate, within so many seconds. Raises `MilterFailed`."""
         try:
             with trio.fail_after(seconds):
-                link = cls(await _connected(host, address, seconds=seconds), address)
+                where = Endpoint(address.path or address.host, address.port)
+                link = cls(await connect(host, where, seconds=seconds), address)
                 link.machine.negotiate()
                 try:
                     await link._exchange()
@@ -76,6 +74,8 @@ class Link:
                     link.abort()
                     raise
                 return link
+        except Unreached as error:
+            raise MilterFailed(f"the milter at {address} cannot be reached: {error}") from error
         except trio.TooSlowError:
             raise MilterFailed(f"the milter at {address} did not answer within {seconds:g} s") from None
 
@@ -148,34 +148,3 @@ class Link:
     def abort(self) -> None:
         """Close at once; never raises."""
         self._stream.abort()
-
-
-async def _connected(host: Host, address: MilterAddress, *, seconds: float) -> Stream:
-    """A connection to the first address that answers; the others have their share of the time."""
-    errors: list[str] = []
-    endpoints = await _endpoints(host, address)
-    for endpoint in endpoints:
-        with trio.move_on_after(math.inf if len(endpoints) == 1 else seconds / len(endpoints)):
-            try:
-                return await host.network.connect(endpoint)
-            except OSError as error:
-                errors.append(error.strerror or str(error))
-                continue
-        errors.append("no answer")
-    raise MilterFailed(f"the milter at {address} cannot be reached: {'; '.join(dict.fromkeys(errors))}")
-
-
-async def _endpoints(host: Host, address: MilterAddress) -> Sequence[Endpoint]:
-    if address.path:
-        return [Endpoint(address.path)]
-    try:
-        return [Endpoint(str(ipaddress.ip_address(address.host)), address.port)]
-    except ValueError:
-        pass
-    try:
-        found = await host.resolver.addresses(address.host)
-    except (ResolutionFailed, NameNotFound) as error:
-        raise MilterFailed(f"the milter at {address}: no address of {address.host} was found: {error}") from error
-    if not found:
-        raise MilterFailed(f"the milter at {address}: {address.host} has no address")
-    return [Endpoint(one, address.port) for one in found]

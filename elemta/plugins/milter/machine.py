@@ -261,24 +261,17 @@ class MilterConnection:
 
     def quit(self) -> None:
         """The session is over, and the connection with it."""
-        self._end(Command.QUIT, State.CLOSED)
-
-    def quit_session(self) -> None:
-        """The session is over, another one may follow on this connection."""
-        self._end(Command.QUIT_NEW_CONNECTION, State.NEGOTIATED)
+        if self.in_mail and not self.awaits:
+            self.abort()
+        self._check(_NEGOTIATED | _SESSION, Command.QUIT)
+        self._out.append(wire.packet(Command.QUIT.value))
+        self._state = State.CLOSED
 
     def data_to_send(self) -> bytes:
         """All that is to be sent now; empty when there is nothing."""
         data = b"".join(self._out)
         self._out.clear()
         return data
-
-    def _end(self, command: Command, then: State) -> None:
-        if self.in_mail and not self.awaits:
-            self.abort()
-        self._check(_NEGOTIATED | _SESSION, command)
-        self._out.append(wire.packet(command.value))
-        self._state = then
 
     def _check(self, states: frozenset[State], command: Command) -> None:
         if self._asked is not None:

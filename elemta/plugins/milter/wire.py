@@ -41,7 +41,6 @@ class Command(enum.Enum):
     MACRO = b"D"
     END_OF_BODY = b"E"
     HELO = b"H"
-    QUIT_NEW_CONNECTION = b"K"
     HEADER = b"L"
     MAIL = b"M"
     END_OF_HEADER = b"N"

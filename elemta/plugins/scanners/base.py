@@ -6,24 +6,26 @@ Failure raised: `ScannerFailed`, whose text names the scanner; the chain makes o
 """
 
 import contextlib
-import ipaddress
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import trio
+from attrs import frozen
 
 from elemta.config.addresses import parse_listen_address
-from elemta.net.base import Endpoint, Stream
+from elemta.net.base import Endpoint
 from elemta.plugins.api import Annotate, Continue, Host, Mail, Plugin, Verdict
+from elemta.plugins.dialing import Unreached, connect
 from elemta.plugins.scanners.failure import ScannerFailed
-from elemta.resolver.base import NameNotFound, ResolutionFailed
 
 #: Scans of one scanner at once; further mails wait, which counts as the scanner's time. Ours: many times what spamd (5)
 #: and clamd (10) do side by side, and their own queues (clamd.conf(5): MaxQueue 100) hold the rest.
 MAX_SCANS: Final = 100
 
 T = TypeVar("T")
+Pipe = trio.abc.Stream
 
 
 class ScannerSection(Protocol):
@@ -67,16 +69,34 @@ class Scanner(Plugin, ABC):
             raise ScannerFailed(f"{self.name} at {section.address}: {failure}") from None
 
 
+@frozen
+class Service:
+    """Where a scanner listens, and how long to try. `tls` is set where it is spoken."""
+
+    where: Endpoint
+    seconds: float
+    tls: ssl.SSLContext | None = None
+
+
+def service_of(section: ScannerSection) -> Service:
+    """The service at `host:port`, `[v6]:port` or `unix:/path`."""
+    address = parse_listen_address(section.address)
+    return Service(Endpoint(address.path or address.host, address.port), section.timeout)
+
+
 async def ask(
-    host: Host, address: str, *, say: Callable[[Stream], Awaitable[None]], hear: Callable[[bytes], T | None]
+    host: Host, service: Service, *, say: Callable[[Pipe], Awaitable[None]], hear: Callable[[bytes], T | None]
 ) -> T:
     """Connect, `say` everything, then let `hear` have what comes until it has an answer. Raises `ScannerFailed`.
 
-    `address` is `host:port`, `[v6]:port` or `unix:/path`. One connection a scan: so do spamc and clamdscan.
+    One connection a scan: so do spamc and clamdscan, and rspamd hangs up behind its answer.
     """
-    where = parse_listen_address(address)
-    stream = await (connect_unix(host, where.path) if where.path else connect(host, where.host, where.port))
     try:
+        below = await connect(host, service.where, seconds=service.seconds)
+    except Unreached as error:
+        raise ScannerFailed(f"cannot connect: {error}") from error
+    try:
+        stream = below if service.tls is None else await _encrypted(below, service.tls, service.where.host)
         with contextlib.suppress(trio.BrokenResourceError):  # hung up in the middle; what it said before tells why
             await say(stream)
         while True:
@@ -86,38 +106,13 @@ async def ask(
     except trio.BrokenResourceError as error:
         raise ScannerFailed("the connection broke before the answer") from error
     finally:
-        stream.abort()
+        below.abort()  # TLS would say goodbye to who may not listen
 
 
-async def connect(host: Host, name: str, port: int) -> Stream:
-    """A connection to the first address of `name` that takes one. Raises `ScannerFailed`."""
-    failure: OSError | None = None
-    for address in await _addresses(host, name):
-        try:
-            return await host.network.connect(Endpoint(address, port))
-        except OSError as error:
-            failure = error
-    raise _away(failure)
-
-
-async def connect_unix(host: Host, path: str) -> Stream:
-    """A connection to a unix socket. Raises `ScannerFailed`."""
+async def _encrypted(below: Pipe, context: ssl.SSLContext, name: str) -> Pipe:
+    tls = trio.SSLStream(below, context, server_hostname=name, https_compatible=True)
     try:
-        return await host.network.connect(Endpoint(path))
-    except OSError as error:
-        raise _away(error) from error
-
-
-def _away(error: OSError | None) -> ScannerFailed:
-    return ScannerFailed(f"cannot connect: {error.strerror or error}" if error else "its name has no address")
-
-
-async def _addresses(host: Host, name: str) -> list[str]:
-    try:
-        return [str(ipaddress.ip_address(name))]
-    except ValueError:
-        pass
-    try:
-        return await host.resolver.addresses(name)
-    except (NameNotFound, ResolutionFailed) as error:
-        raise ScannerFailed(f"{name} cannot be resolved: {error}") from error
+        await tls.do_handshake()
+    except trio.BrokenResourceError as error:
+        raise ScannerFailed(f"the TLS handshake failed: {error.__cause__ or error}") from error
+    return tls

@@ -17,8 +17,6 @@ from elemta.plugins.api import Mail
 from elemta.plugins.scanners.failure import ScannerFailed
 
 PATH: Final = "/checkv2"
-#: Octets of an answer: a hundred rules with their options and descriptions are some 30 KiB.
-MAX_ANSWER_OCTETS: Final = 1024 * 1024
 #: Octets of recipients that are told. rspamd takes 80 KiB of header in all (its HTTP parser's HTTP_MAX_HEADER_SIZE).
 MAX_RECIPIENT_OCTETS: Final = 32 * 1024
 #: Octets of any other field: a domain name, a user's name.
@@ -43,8 +41,6 @@ class RspamdAnswer:
     """What rspamd thinks of one mail. `action` is None for one that its operator invented."""
 
     action: Action | None
-    #: As rspamd wrote it.
-    action_text: str
     score: float
     symbols: tuple[str, ...] = ()
     #: The new subject, where the action is to rewrite it.
@@ -84,7 +80,7 @@ def question(mail: Mail, name: str, *, server: str, password: str | None) -> lis
 
 
 def _field(name: str, value: str) -> Field:
-    return name.encode(), printable(value).encode()[:MAX_FIELD_OCTETS]
+    return name.encode(), printable(value).encode()[:MAX_FIELD_OCTETS].rstrip()
 
 
 def parse_answer(octets: bytes) -> RspamdAnswer:
@@ -102,7 +98,6 @@ def parse_answer(octets: bytes) -> RspamdAnswer:
         raise ScannerFailed("an answer without action and score")
     return RspamdAnswer(
         action=_known(action),
-        action_text=printable(action)[:100],
         score=score,
         symbols=_names(says.get("symbols")),
         subject=_text(says.get("subject")),

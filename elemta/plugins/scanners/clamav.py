@@ -4,9 +4,8 @@ What is not here: its protocol (`scanners.clamd`). Failure raised: `ScannerFaile
 """
 
 from elemta.config.scanners import AntivirusSection, OnVirus
-from elemta.net.base import Stream
 from elemta.plugins.api import Annotate, Continue, Host, Mail, Quarantine, Reject, Verdict
-from elemta.plugins.scanners.base import Scanner, ask
+from elemta.plugins.scanners.base import Pipe, Scanner, ask, service_of
 from elemta.plugins.scanners.clamd import COMMAND, END, ClamdReader, piece
 
 #: Characters of a signature's name in a reply; names are words of a few dozen.
@@ -24,21 +23,20 @@ class ClamAV(Scanner):
 
     def __init__(self, host: Host, settings: AntivirusSection) -> None:
         super().__init__(host, settings, settings.clamav)
-        self._address = settings.clamav.address
+        self._service = service_of(settings.clamav)
         self._on_virus = settings.on_virus
 
     async def scan(self, mail: Mail) -> Verdict:
-        async def say(stream: Stream) -> None:
-            await stream.send_all(COMMAND)
+        async def say(pipe: Pipe) -> None:
+            await pipe.send_all(COMMAND)
             async for octets in mail.content.chunks():
-                await stream.send_all(piece(octets))
-            await stream.send_all(END)
+                await pipe.send_all(piece(octets))
+            await pipe.send_all(END)
 
-        answer = await ask(self.host, self._address, say=say, hear=ClamdReader().receive)
+        answer = await ask(self.host, self._service, say=say, hear=ClamdReader().receive)
         if answer.signature is None:
             return Continue((Annotate(self.name, "no virus"),))
-        # The reply is ASCII: not every client takes more, RFC 5321 §4.2.
-        name = answer.signature.encode("ascii", "replace").decode()[:MAX_SIGNATURE_CHARACTERS]
+        name = answer.signature[:MAX_SIGNATURE_CHARACTERS]
         if self._on_virus is OnVirus.QUARANTINE:
             return Quarantine(f"virus: {name}", (Annotate(self.name, f"virus: {name}"),))
         return Reject(f"virus found: {name}", 554, "5.7.1")

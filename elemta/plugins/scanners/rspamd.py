@@ -8,18 +8,23 @@ Failure raised: `ScannerFailed`.
 import ssl
 from collections.abc import Mapping
 from email.header import Header
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 from elemta.config.scanners import AntispamSection
-from elemta.plugins.api import CONTINUE, Change, Continue, Defer, Discard, Host, Mail, Reject, ReplaceHeader, Verdict
-from elemta.plugins.scanners.base import Scanner
+from elemta.net.base import Endpoint
+from elemta.plugins.api import Change, Defer, Discard, Host, Mail, Reject, ReplaceHeader, Verdict
+from elemta.plugins.scanners.base import Pipe, Service, ask, service_of
 from elemta.plugins.scanners.checkv2 import PATH, Action, RspamdAnswer, parse_answer, question
 from elemta.plugins.scanners.client import client_name
-from elemta.plugins.scanners.policy import REFUSED, Finding, Step, Thresholds, removals, verdict
+from elemta.plugins.scanners.http import HttpExchange
+from elemta.plugins.scanners.policy import REFUSED, Finding, Step, verdict
+from elemta.plugins.scanners.spamfilter import SpamFilter
 
-if TYPE_CHECKING:
-    import httpx
-
+#: TCP ports where an address names none, RFC 9110 §4.2.
+_PORTS: Final = {"http": 80, "https": 443}
+#: What stands in Host for a unix socket, whose path no URL can name.
+_LOCAL: Final = "localhost"
 #: Actions that call a mail spam.
 _SPAM: Final = frozenset({Action.ADD_HEADER, Action.REWRITE_SUBJECT, Action.REJECT, Action.QUARANTINE, Action.DISCARD})
 _STEPS: Final[Mapping[Action | None, Step]] = {
@@ -32,67 +37,58 @@ _STEPS: Final[Mapping[Action | None, Step]] = {
 MAX_SUBJECT_CHARACTERS: Final = 800
 
 
-class Rspamd(Scanner):
+class Rspamd(SpamFilter):
     """Obeys rspamd's action, or thresholds of its own."""
 
     name = "rspamd"
     about = "asks rspamd about each mail"
-    settings_class = AntispamSection
 
     def __init__(self, host: Host, settings: AntispamSection) -> None:
         own = settings.rspamd
         super().__init__(host, settings, own)
         self._own = own
-        self._url = own.address + PATH
-        self._thresholds = Thresholds(
-            own.threshold, own.quarantine_threshold, own.reject_threshold, settings.reject_on_spam
-        )
-        self._client: httpx.AsyncClient | None = None
+        self._service: Service | None = None
+        self._name, self._target = _LOCAL, PATH
+        if not own.address.startswith("unix:"):
+            url = urlsplit(own.address)
+            self._name, self._target = url.netloc, url.path + PATH
 
     async def start(self) -> None:
-        from elemta.plugins.scanners import http  # late: httpx takes long to import, and only this plugin needs it
-
+        own = self._own
+        if own.address.startswith("unix:"):
+            self._service = service_of(own)
+            return
+        url = urlsplit(own.address)
         context = None
-        if self._url.startswith("https:"):
+        if url.scheme == "https":
             context = await self.host.threads.run(None, ssl.create_default_context)  # it reads files
-        self._client = http.client(self.host, context)
-
-    async def stop(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def on_data_headers(self, mail: Mail) -> Verdict:
-        # Here and not with the scan, so that forged fields go even where the scan fails or the mail is too large.
-        gone = removals(mail.headers)
-        return Continue(gone) if gone else CONTINUE
+        where = Endpoint(url.hostname or "", url.port or _PORTS[url.scheme])
+        self._service = Service(where, own.timeout, context)
 
     async def scan(self, mail: Mail) -> Verdict:
-        from elemta.plugins.scanners import http
-
-        assert self._client is not None, "start() comes first"
+        assert self._service is not None, "start() comes first"
         name = await client_name(self.host, mail.session)
         fields = question(mail, name, server=self.host.hostname, password=self._own.api_key)
-        octets = await http.post(self._client, self._url, fields, mail.content)
-        return self.judge(parse_answer(octets))
+        exchange = HttpExchange(self._target, [(b"Host", self._name.encode()), *fields], mail.content.size)
+
+        async def say(pipe: Pipe) -> None:
+            await pipe.send_all(exchange.head())
+            async for piece in mail.content.chunks():
+                await pipe.send_all(exchange.piece(piece))
+            await pipe.send_all(exchange.end())
+
+        return self.judge(parse_answer(await ask(self.host, self._service, say=say, hear=exchange.receive)))
 
     def judge(self, answer: RspamdAnswer) -> Verdict:
         """What follows from an answer."""
-        limits, said = self._thresholds, answer.action in _SPAM
-        finding = Finding(
-            scanner=self.name,
-            is_spam=limits.is_spam(answer.score, said=said),
-            score=answer.score,
-            required=limits.tag,
-            symbols=answer.symbols,
-        )
-        step = limits.step(answer.score, said=said)
-        if limits.is_set or step is Step.REJECT:
+        finding, step = self.weigh(answer.score, said=answer.action in _SPAM, symbols=answer.symbols)
+        if self._thresholds.is_set or step is Step.REJECT:
             return verdict(finding, step)
         return self._obey(answer, finding)
 
     def _obey(self, answer: RspamdAnswer, finding: Finding) -> Verdict:
         """Do what rspamd advises."""
-        said, score = _ascii(answer.message), answer.score
+        said, score = answer.message, answer.score
         match answer.action:
             case Action.REJECT:
                 return Reject(said or REFUSED, 554, "5.7.1", score)
@@ -114,8 +110,3 @@ def _rewritten(subject: str) -> tuple[Change, ...]:
         return ()
     value = Header(subject[:MAX_SUBJECT_CHARACTERS], header_name="Subject").encode(linesep="\r\n")
     return (ReplaceHeader("Subject", value),)
-
-
-def _ascii(text: str) -> str:
-    """A text for a reply: not every client takes more than ASCII, RFC 5321 §4.2."""
-    return text.encode("ascii", "replace").decode()
