@@ -340,7 +340,8 @@ class KeyValue(Protocol):
         ...
 
     async def add(self, key: str, amount: int = 1, *, seconds: float) -> int:
-        """Add to a counter and return it. One that is not there begins at 0 and lasts `seconds` from then."""
+        """Add to a counter and return it. One that is not there begins at 0 and lasts `seconds` from then; where the
+        clock is set back, no longer than that from now."""
         ...
 
     async def delete(self, key: str) -> None:

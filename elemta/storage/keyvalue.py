@@ -129,11 +129,13 @@ def carry_out(operation: Operation, entry: Entry | None, *, now: float) -> tuple
 
 
 def _counted(operation: Add, entry: Entry | None, *, now: float) -> Entry:
+    until = now + operation.seconds
     if entry is None:
-        return Entry(b"%d" % operation.amount, now + operation.seconds)
+        return Entry(b"%d" % operation.amount, until)
     if not _COUNTER.fullmatch(entry.value):
         raise NoCounter(operation.key)
-    return Entry(b"%d" % (int(entry.value) + operation.amount), entry.until)
+    # One that was begun by a clock that was ahead would count until that time has come again.
+    return Entry(b"%d" % (int(entry.value) + operation.amount), min(entry.until, until))
 
 
 # ---- stores --------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ def _postgresql() -> Words:
         add=f"""{insert}
             value = CASE WHEN old.until_at <= {now} THEN excluded.value WHEN {digits} ~ '^-?[0-9]{{1,18}}$'
                 THEN decode(({digits}::bigint + $5::bigint)::text, 'escape') END,
-            until_at = CASE WHEN old.until_at <= {now} THEN excluded.until_at ELSE old.until_at END
+            until_at = CASE WHEN old.until_at <= {now} THEN excluded.until_at
+                ELSE LEAST(old.until_at, excluded.until_at) END
             RETURNING value""",
         added=None,
         delete="DELETE FROM elemta_plugin_state WHERE namespace = $1 AND name = $2",
@@ -126,7 +127,7 @@ def _mysql() -> Words:
         add=f"""INSERT INTO {columns} ON DUPLICATE KEY UPDATE
             value = IF(until_at <= {now}, VALUES(value),
                 IF({counter}, CAST(CAST({digits} AS SIGNED) + %s AS CHAR CHARACTER SET latin1), NULL)),
-            until_at = IF(until_at <= {now}, VALUES(until_at), until_at)""",
+            until_at = IF(until_at <= {now}, VALUES(until_at), LEAST(until_at, VALUES(until_at)))""",
         added="SELECT value FROM elemta_plugin_state WHERE namespace = %s AND name = %s",
         delete="DELETE FROM elemta_plugin_state WHERE namespace = %s AND name = %s",
         sweep=f"DELETE FROM elemta_plugin_state WHERE until_at <= {now} ORDER BY until_at LIMIT %s",

@@ -19,7 +19,7 @@ from elemta.resolver.base import MailExchanger
 from elemta.runtime.threads import InlineThreads
 from elemta.simulation.clock import VirtualClock
 from elemta.simulation.resolver import Name, ScriptedResolver
-from elemta.storage.keyvalue_memory import MemoryKeyValue
+from elemta.storage.keyvalue_memory import MEMORY_ENTRIES, MemoryKeyValue
 
 CLIENT = "192.0.2.1"
 
@@ -86,10 +86,12 @@ class FailingKeyValue(KeyValue):
 class World:
     """One or more nodes on one store, one clock, one DNS."""
 
-    def __init__(self, names: Mapping[str, Name] | None = None, *, dns_seconds: float = 0.02) -> None:
+    def __init__(
+        self, names: Mapping[str, Name] | None = None, *, dns_seconds: float = 0.02, entries: int = MEMORY_ENTRIES
+    ) -> None:
         self.clock = VirtualClock()
         self.resolver = CountingResolver(names or {}, seconds=dns_seconds)
-        self.store = MemoryKeyValue(self.clock)
+        self.store = MemoryKeyValue(self.clock, entries=entries)
         self.capture = LogCapture()
         self.shared = FailingKeyValue(self.store.of("plugin"))
 

@@ -169,6 +169,20 @@ async def test_a_clock_that_is_set_back_lets_passes_count(autojump_clock: Clock)
     assert await grey(sender="2@sender.example") is CONTINUE
 
 
+async def test_a_flood_of_strangers_makes_nobody_a_stranger_again(autojump_clock: Clock) -> None:
+    """Beyond what the store holds go those that end soonest: not who has passed."""
+    grey = Grey(World(entries=50), client_passes=1)
+    for client in ("192.0.2.1", "198.51.100.1"):
+        await grey(client=client)
+    await trio.sleep(300)
+    assert reply_of(await grey()) == ""
+    for number in range(500):
+        assert reply_of(await grey(sender=f"{number}@sender.example", client="203.0.113.9"))
+    assert await grey(sender="new@sender.example") is CONTINUE
+    assert await grey() is CONTINUE
+    assert reply_of(await grey(client="198.51.100.1")) == refused(300)  # who had not passed begins anew
+
+
 async def test_one_triplet_that_comes_often_makes_no_client_known(autojump_clock: Clock) -> None:
     grey = Grey()
     await grey()

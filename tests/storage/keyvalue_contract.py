@@ -132,6 +132,17 @@ class KeyValueContract:
             assert await part.get("key") is None
             assert await part.add("key", seconds=1000) == 1
 
+    async def test_a_counter_that_a_clock_ahead_began_ends_in_its_time(self, world: World) -> None:
+        async with world.node() as store:
+            part = store.of("one")
+            await part.add("key", seconds=1000)
+            await world.pass_time(-100_000)
+            assert await part.add("key", seconds=1000) == 2
+            await world.pass_time(900)
+            assert await part.add("key", seconds=1000) == 3
+            await world.pass_time(101)
+            assert await part.add("key", seconds=1000) == 1
+
     # ---- counters ------------------------------------------------------------------------------------
 
     async def test_a_counter_is_a_number_in_digits(self, world: World) -> None:
