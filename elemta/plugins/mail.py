@@ -22,6 +22,7 @@ from elemta.plugins.fields import HeaderFields
 from elemta.plugins.tasks import TaskKeeper, TasksOfMail
 from elemta.plugins.verdicts import (
     COSTS_KEY,
+    MAX_BODY_OCTETS,
     ROUTE_KEY,
     AddHeader,
     AddRecipient,
@@ -41,8 +42,6 @@ from elemta.runtime.budget import ByteBudget
 MAX_ANNOTATIONS: Final = 50
 #: Recipients that one mail may have with those that plugins added.
 MAX_RECIPIENTS: Final = 2000
-#: Octets of all bodies that plugins gave one mail, one after the other: a body is held in memory.
-MAX_BODY_OCTETS: Final = 32 * 1024 * 1024
 
 _NOTHING: Final = NoContent()
 _NO_FIELDS: Final = HeaderFields()

@@ -28,6 +28,8 @@ MAX_KEY_CHARACTERS = 64
 MAX_VALUE_CHARACTERS = 1000
 #: Changes of one verdict: as many recipients as a mail may have, and some fields. Nobody is served while they are made.
 MAX_CHANGES = 2500
+#: Octets of all bodies that plugins give one mail, one after the other: a body is held in memory.
+MAX_BODY_OCTETS = 32 * 1024 * 1024
 
 #: Annotations that are the server's own: what plugins cost, the name of the route that one chose.
 COSTS_KEY, ROUTE_KEY = "plugins", "route"

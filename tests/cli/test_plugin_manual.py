@@ -114,7 +114,7 @@ def test_figures_are_those_of_the_code(text: str) -> None:
         f"left alone for {breaker.REST_SECONDS:g} seconds",
         f"{tasks.MAX_TASKS_OF_MAIL} for one mail, {tasks.MAX_TASKS_OF_PLUGIN} for one plugin",
         f"a line of more than {verdicts.MAX_LINE_OCTETS} octets",
-        f"bodies below {mail.MAX_BODY_OCTETS // 2**20} MiB in all, recipients below {mail.MAX_RECIPIENTS}",
+        f"bodies below {verdicts.MAX_BODY_OCTETS // 2**20} MiB in all, recipients below {mail.MAX_RECIPIENTS}",
         f"annotations below {mail.MAX_ANNOTATIONS}",
         f"at most {verdicts.MAX_CHANGES} changes",
         f"`slow_plugins` ({costs.SLOW_SECONDS:g} seconds and more)",

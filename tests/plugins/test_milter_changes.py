@@ -5,9 +5,10 @@ import pytest
 from elemta.mail.address import Address
 from elemta.mail.envelope import Notify, Recipient
 from elemta.plugins.milter import events
-from elemta.plugins.milter.changes import Asked, Header, own_received, translate
+from elemta.plugins.milter.changes import Asked, Header, OtherBody, own_received, translate
 from elemta.plugins.milter.events import HeaderAdded, HeaderChanged, HeaderInserted, Modification
 from elemta.plugins.milter.wire import MilterProtocolError
+from elemta.plugins.verdicts import MAX_BODY_OCTETS
 from tests.plugins.milter_world import EVA, JO, MAX, complete, mail, recipient, session
 
 CONTENT = b"A: 1\r\nB: 2\r\nA: 3\r\nReceived: theirs\r\nA: 4\r\n\r\nbody\r\n"
@@ -99,11 +100,42 @@ def test_a_value_becomes_one_field_whatever_is_in_it(value: bytes, written: byte
     assert one.headers.fields[2:] == [("X", written)]
 
 
-async def test_a_body_is_replaced_with_line_ends_of_mail() -> None:
-    for given, written in ((b"a\r\nb\nc", b"a\r\nb\r\nc\r\n"), (b"", b""), (b"a\r\n", b"a\r\n"), (b"\n", b"\r\n")):
+BODIES = (
+    (b"a\r\nb\nc", b"a\r\nb\r\nc\r\n"),
+    (b"", b""),
+    (b"a\r\n", b"a\r\n"),
+    (b"\n", b"\r\n"),
+    (b"\r\n\n", b"\r\n\r\n"),
+)
+
+
+@pytest.mark.parametrize(("given", "written"), BODIES)
+async def test_a_body_is_replaced_with_line_ends_of_mail(given: bytes, written: bytes) -> None:
+    for step in range(1, len(given) + 1) or (1,):
+        body = OtherBody()
+        for start in range(0, len(given), step):
+            body.add(given[start : start + step])
         one = complete(mail(session()), CONTENT)
-        one.apply(translate(Asked(body=given), Header(["Received"], 0)).changes)
+        one.apply(translate(Asked(body=body.whole()), Header(["Received"], 0)).changes)
         assert await one.content.read(one.content.header_octets + 2, 100) == written
+
+
+def test_a_cr_alone_stays_what_it_is() -> None:
+    for pieces in ((b"a\r",), (b"a\r", b"b"), (b"a", b"\r", b"\r", b"\n")):
+        body = OtherBody()
+        for piece in pieces:
+            body.add(piece)
+        with pytest.raises(MilterProtocolError, match="a change that cannot be made"):
+            translate(Asked(body=body.whole()), Header(["Received"], 0))
+
+
+@pytest.mark.parametrize("piece", [b"\n" * 65535, b"x\r\n" * 20_000])
+def test_no_more_of_a_body_is_held_than_a_mail_may_have(piece: bytes) -> None:
+    body = OtherBody()
+    with pytest.raises(MilterProtocolError, match=f"another body of more than {MAX_BODY_OCTETS} octets"):  # noqa: PT012
+        for _ in range(MAX_BODY_OCTETS // len(piece) + 1):
+            body.add(piece)
+    assert len(body.whole()) < MAX_BODY_OCTETS + 2 * len(piece)
 
 
 def test_the_envelope_is_changed() -> None:
@@ -147,7 +179,6 @@ def test_a_quarantine_keeps_its_reason_beside_the_changes() -> None:
         Asked([events.RecipientAdded("<jo@example.org>", "NOTIFY=SOMETIMES")]),
         Asked([events.RecipientRemoved("<a b@example.org>")]),
         Asked([events.SenderChanged("<jo@exa\udc80mple.org>")]),
-        Asked(body=b"a\rb\r\n"),
         Asked(body=b"x" * 999),
     ],
 )

@@ -455,20 +455,22 @@ def test_a_milter_that_closes_did_not_answer() -> None:
 
 
 def test_changes_are_bounded_for_each_mail() -> None:
-    machine = at_end(negotiated(bounds=Bounds(modifications=2, modification_octets=100, body_octets=10)))
-    change, body = packet("h", b"A\0b\0"), packet("b", b"12345")
-    answered(machine, change, body, change, body, CONTINUE)
+    bounds = Bounds(modifications=2, modification_octets=100, progress=3)
+    machine = at_end(negotiated(bounds=bounds))
+    change, body, work = packet("h", b"A\0b\0"), packet("b", b"12345"), packet("p")
+    answered(machine, work, change, body, work, change, body, work, CONTINUE)
     for excess, says in (
         ((change, change, change), "more than 2 changes"),
         ((packet("h", b"A\0" + b"b" * 98 + b"\0"),), "more than 100 octets"),
-        ((body, body, packet("b", b"1")), "body of more than 10 octets"),
+        ((packet("b"),) * 3, "more than 2 changes"),
+        ((work,) * 4, "more than 3 times that it is at work"),
     ):
-        machine = at_end(negotiated(bounds=Bounds(modifications=2, modification_octets=100, body_octets=10)))
+        machine = at_end(negotiated(bounds=bounds))
         with pytest.raises(MilterProtocolError, match=says):
             answered(machine, *excess, CONTINUE)
-    second = at_end(negotiated(bounds=Bounds(modifications=1)))
+    second = at_end(negotiated(bounds=Bounds(modifications=1, progress=1)))
     for _ in range(3):
-        answered(second, change, CONTINUE)
+        answered(second, change, work, CONTINUE)
         second.mail("<>", (), {})
         answered(second, CONTINUE)
         second.data({})

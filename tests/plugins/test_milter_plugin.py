@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from elemta.plugins.api import Verdict
 from elemta.plugins.mail import MailInHand, SessionFacts
 from elemta.plugins.milter.clients import NAME_SECONDS
 from elemta.plugins.milter.link import MilterFailed
+from elemta.plugins.milter.machine import MAX_MODIFICATIONS, MAX_PROGRESS
 from elemta.plugins.milter.plugin import Milter, MilterSettings
 from elemta.plugins.milter.wire import MAX_DATA_OCTETS, Stage, Step
 from elemta.plugins.verdicts import (
     CONTINUE,
+    MAX_BODY_OCTETS,
     AddHeader,
     Continue,
     Defer,
@@ -482,6 +485,33 @@ async def test_a_milter_that_breaks_the_protocol_is_a_failure(
         assert "inet:8891@192.0.2.1" in str(failure.value)
         nursery.cancel_scope.cancel()
     assert milter.letters.endswith(letter)
+
+
+@pytest.mark.parametrize(
+    ("piece", "says"),
+    [
+        (packet("b", b"0123456789abcd\r\n" * 4000), f"another body of more than {MAX_BODY_OCTETS} octets"),
+        (packet("b", b"\n" * 65000), f"another body of more than {MAX_BODY_OCTETS} octets"),
+        (packet("b") * 100, f"more than {MAX_MODIFICATIONS} changes"),
+        (packet("h", b"A\0b\0") * 100, f"more than {MAX_MODIFICATIONS} changes"),
+        (packet("p") * 100, f"more than {MAX_PROGRESS} times that it is at work"),
+    ],
+)
+async def test_a_milter_whose_answer_has_no_end_is_left(
+    autojump_clock: trio.testing.MockClock, piece: bytes, says: str
+) -> None:
+    milter = ScriptedMilter({"E": (piece,) * 100_000})
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        one = await begin(plugin, session())
+        tracemalloc.start()
+        with pytest.raises(MilterFailed, match=says):
+            await plugin.on_data_complete(complete(one))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        nursery.cancel_scope.cancel()
+    assert most < 3 * MAX_BODY_OCTETS
+    assert milter.gone == 1
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from elemta.mail.address import Address
 from elemta.mail.envelope import Priority, Recipient
 from elemta.mail.headers import MAX_HEADER_OCTETS
-from elemta.plugins.mail import MAX_ANNOTATIONS, MAX_BODY_OCTETS, MAX_RECIPIENTS, MailInHand, SessionFacts
+from elemta.plugins.mail import MAX_ANNOTATIONS, MAX_RECIPIENTS, MailInHand, SessionFacts
 from elemta.plugins.verdicts import (
     COSTS_KEY,
+    MAX_BODY_OCTETS,
     MAX_KEY_CHARACTERS,
     MAX_LINE_OCTETS,
     MAX_TEXT_CHARACTERS,

@@ -23,6 +23,7 @@ from elemta.plugins.milter import events
 from elemta.plugins.milter.events import Modification
 from elemta.plugins.milter.wire import MilterProtocolError
 from elemta.plugins.verdicts import (
+    MAX_BODY_OCTETS,
     AddHeader,
     AddRecipient,
     Change,
@@ -36,7 +37,7 @@ from elemta.smtp.grammar import parse_address
 from elemta.smtp.parameters import CommandRefused, parse_rcpt_parameters
 
 _RECEIVED: Final = "received"
-#: What ends a line in what filters send: LF in fields (smfi_addheader), either in a body.
+#: What ends a line in fields that filters send: LF (smfi_addheader), or CRLF.
 _LINE_END = re.compile(rb"\r?\n")
 #: A line end behind which no space follows would end the field.
 _UNFOLDED = re.compile(rb"\r\n(?![ \t])")
@@ -50,9 +51,35 @@ class Header:
     own_received: int | None = None
 
 
+class OtherBody:
+    """Another body, gathered from its pieces with the line ends of mail: filters end lines with LF as well."""
+
+    def __init__(self) -> None:
+        self._octets = bytearray()
+        self._is_cut = False
+
+    def add(self, octets: bytes) -> None:
+        """The next piece. Raises `MilterProtocolError` for one too many, so that no more than the bound is held."""
+        piece = b"\r" + octets if self._is_cut else octets
+        self._is_cut = piece.endswith(b"\r")  # its LF may come with the next piece
+        if self._is_cut:
+            piece = piece[:-1]
+        self._octets += piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if len(self._octets) > MAX_BODY_OCTETS:
+            raise MilterProtocolError(f"another body of more than {MAX_BODY_OCTETS} octets")
+
+    def whole(self) -> bytes:
+        """All of it, with the end of its last line."""
+        last = b"\r" if self._is_cut else b""  # a bare CR: no mail can bear it, whoever makes the change says so
+        if last or (self._octets and not self._octets.endswith(b"\r\n")):
+            last += b"\r\n"
+        return bytes(self._octets + last)
+
+
 @frozen
 class Asked:
-    """All that a filter asked for at the end of a mail. `body` is None where it left the body alone."""
+    """All that a filter asked for at the end of a mail. `body` is that of an `OtherBody`, None where it left the body
+    alone."""
 
     modifications: Sequence[Modification] = ()
     body: bytes | None = None
@@ -89,7 +116,7 @@ def translate(asked: Asked, header: Header) -> Translated:
             if change is not None:
                 changes.append(change)
         if asked.body is not None:
-            changes.append(ReplaceBody(_body(asked.body)))
+            changes.append(ReplaceBody(asked.body))
     except (ValueError, CommandRefused) as error:
         raise MilterProtocolError(f"a change that cannot be made: {error}") from error
     return Translated(tuple(changes), quarantine)
@@ -133,11 +160,6 @@ def _value(octets: bytes) -> bytes:
     value = _LINE_END.sub(b"\r\n", octets.rstrip(b"\r\n")).removeprefix(b" ")
     # A filter whose line does not begin with a space wrote one field nevertheless: a tab keeps it one, as in Sendmail.
     return _UNFOLDED.sub(b"\r\n\t", value)
-
-
-def _body(octets: bytes) -> bytes:
-    body = _LINE_END.sub(b"\r\n", octets)
-    return body if not body or body.endswith(b"\r\n") else body + b"\r\n"
 
 
 def _bare(path: str) -> str:

@@ -13,7 +13,7 @@ from elemta.net.base import Endpoint, Stream
 from elemta.plugins.api import Host, PluginFailed
 from elemta.plugins.dialing import Unreached, connect
 from elemta.plugins.milter.address import MilterAddress
-from elemta.plugins.milter.changes import Asked
+from elemta.plugins.milter.changes import Asked, OtherBody
 from elemta.plugins.milter.events import (
     NEED_DATA,
     BodyReplaced,
@@ -112,15 +112,15 @@ class Link:
     async def _decision(self, scope: trio.CancelScope | None, seconds: float) -> Settled:
         machine = self.machine
         modifications: list[Modification] = []
-        body: bytearray | None = None
+        body: OtherBody | None = None
         while machine.awaits:
             event = machine.next_event()
             match event:
                 case Decision() | ReplyCode():
-                    return Settled(event, Asked(modifications, None if body is None else bytes(body)))
+                    return Settled(event, Asked(modifications, None if body is None else body.whole()))
                 case BodyReplaced(octets):
-                    body = bytearray() if body is None else body
-                    body += octets
+                    body = body or OtherBody()
+                    body.add(octets)
                 case Progress():
                     if scope is not None:
                         scope.deadline = trio.current_time() + seconds

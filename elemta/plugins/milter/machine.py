@@ -44,8 +44,9 @@ from elemta.smtp.errors import LocalProtocolError
 MAX_MODIFICATIONS: Final = 2000
 #: Octets of all these changes together but for the body: four times the largest header that we take.
 MAX_MODIFICATION_OCTETS: Final = 1024 * 1024
-#: Octets of another body, which is held in memory.
-MAX_BODY_OCTETS: Final = 32 * 1024 * 1024
+#: How often a filter may say, instead of an answer, that it is at work: ten times a second for the ten minutes that a
+#: client waits, RFC 5321 §4.5.3.2.6.
+MAX_PROGRESS: Final = 6000
 
 ALL_ACTIONS: Final = Action(sum(Action))
 #: All but what we cannot do: a recipient that was refused does not reach plugins.
@@ -66,12 +67,12 @@ class State(enum.Enum):
 
 @frozen
 class Bounds:
-    """What a filter may send."""
+    """What a filter may send. Another body has its bound where it is held (`milter.changes`)."""
 
     packet_octets: int = wire.MAX_PACKET_OCTETS
     modifications: int = MAX_MODIFICATIONS
     modification_octets: int = MAX_MODIFICATION_OCTETS
-    body_octets: int = MAX_BODY_OCTETS
+    progress: int = MAX_PROGRESS
 
 
 @frozen
@@ -133,15 +134,14 @@ class _Taken:
 
     modifications: int = 0
     octets: int = 0
-    body_octets: int = 0
 
 
 class MilterConnection:
     """One connection. See the module for the order of calls."""
 
     __slots__ = (
-        "_actions_offered", "_asked", "_bounds", "_buffer", "_eof", "_negotiated", "_out", "_skip_body", "_state",
-        "_steps_offered", "_taken",
+        "_actions_offered", "_asked", "_bounds", "_buffer", "_eof", "_negotiated", "_out", "_progress", "_skip_body",
+        "_state", "_steps_offered", "_taken",
     )  # fmt: skip
 
     def __init__(self, *, actions: Action = ALL_ACTIONS, steps: Step = ALL_STEPS, bounds: Bounds | None = None) -> None:
@@ -158,6 +158,8 @@ class MilterConnection:
         self._negotiated = Negotiated(0, Action(0), Step(0))
         self._skip_body = False
         self._taken = _Taken()
+        #: How often it said that it is at work, since it was asked.
+        self._progress = 0
 
     # ---- facts -----------------------------------------------------------------------------------
 
@@ -338,7 +340,11 @@ class MilterConnection:
         event = reading.read(answer, packet.data)
         if isinstance(event, Decision | ReplyCode):
             self._decided(asked, event)
-        elif not isinstance(event, Progress):
+        elif isinstance(event, Progress):
+            self._progress += 1
+            if self._progress > self._bounds.progress:
+                raise MilterProtocolError(f"it says more than {self._bounds.progress} times that it is at work")
+        else:
             raise AssertionError(f"{event} is neither a change nor a decision")
         return event
 
@@ -358,17 +364,14 @@ class MilterConnection:
         return event
 
     def _count(self, event: Event, octets: int) -> None:
+        if isinstance(event, BodyReplaced) and octets:
+            return
         taken, bounds = self._taken, self._bounds
-        if isinstance(event, BodyReplaced):
-            self._taken = _Taken(taken.modifications, taken.octets, taken.body_octets + octets)
-        else:
-            self._taken = _Taken(taken.modifications + 1, taken.octets + octets, taken.body_octets)
-        if self._taken.modifications > bounds.modifications:
+        self._taken = taken = _Taken(taken.modifications + 1, taken.octets + octets)
+        if taken.modifications > bounds.modifications:
             raise MilterProtocolError(f"more than {bounds.modifications} changes to one mail")
-        if self._taken.octets > bounds.modification_octets:
+        if taken.octets > bounds.modification_octets:
             raise MilterProtocolError(f"changes of more than {bounds.modification_octets} octets to one mail")
-        if self._taken.body_octets > bounds.body_octets:
-            raise MilterProtocolError(f"another body of more than {bounds.body_octets} octets")
 
     def _decided(self, asked: Command, event: Decision | ReplyCode) -> None:
         decision = Decision.REJECT if isinstance(event, ReplyCode) else event
@@ -386,4 +389,4 @@ class MilterConnection:
         """An answer is complete: nothing may follow it unasked, or every later one would be taken for another's."""
         if self._buffer:
             raise MilterProtocolError("it says more than it was asked for")
-        self._state, self._asked = then, None
+        self._state, self._asked, self._progress = then, None, 0
