@@ -100,7 +100,7 @@ class Login:
 
     async def _grant(self, granted: Granted) -> Reply | None:
         self._attempt = None
-        refusal = None if self._plugged is None else await self._plugged.refusal(Stage.AUTH, granted.user)
+        refusal = None if self._plugged is None else await self._plugged.login_refusal(granted.user, self._mechanism)
         if refusal is not None:
             self._smtp.reply(refusal)
             return refusal

@@ -76,11 +76,13 @@ class Client(Protocol):
 class PluggedSession:
     """One session's side of it."""
 
-    __slots__ = ("_client", "_plugins", "facts")
+    __slots__ = ("_client", "_mechanism", "_plugins", "facts")
 
     def __init__(self, plugins: Plugins, session_id: str, client: Client) -> None:
         self._plugins = plugins
         self._client: Client | None = client
+        #: By which mechanism a user logged in last, or would have.
+        self._mechanism = ""
         stream = client.stream
         self.facts = SessionFacts(session_id, stream.peer, stream.local, client.listener)
 
@@ -98,10 +100,18 @@ class PluggedSession:
         client, facts = self._client, self.facts
         assert client is not None
         version, cipher = ("", "") if client.tls is None else (client.tls.version, client.tls.cipher)
-        known = (client.helo, version, cipher, user or client.user, bool(user) or client.may_relay)
-        if known != (facts.helo, facts.tls, facts.cipher, facts.user, facts.may_relay):
-            helo, _, _, user, may_relay = known
-            self.facts = evolve(facts, helo=helo, tls=version, cipher=cipher, user=user, may_relay=may_relay)
+        who, mechanism = (user or client.user), self._mechanism
+        known = (client.helo, version, cipher, who, mechanism if who else "", bool(user) or client.may_relay)
+        if known != (facts.helo, facts.tls, facts.cipher, facts.user, facts.mechanism, facts.may_relay):
+            helo, tls, cipher, user, mechanism, may_relay = known
+            self.facts = evolve(
+                facts, helo=helo, tls=tls, cipher=cipher, user=user, mechanism=mechanism, may_relay=may_relay
+            )
+
+    async def login_refusal(self, user: str, mechanism: str) -> Reply | None:
+        """Why the user, whose password is right and who does not know it yet, may not log in; None who may."""
+        self._mechanism = mechanism
+        return await self.refusal(Stage.AUTH, user)
 
     async def refusal(self, stage: Stage, user: str = "") -> Reply | None:
         """Why the client may not go on; None when it may. `user` has logged in, and does not know it yet.

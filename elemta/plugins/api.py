@@ -172,6 +172,11 @@ class Session(Protocol):
         ...
 
     @property
+    def mechanism(self) -> str:
+        """By which SASL mechanism, as `PLAIN`; empty for nobody."""
+        ...
+
+    @property
     def may_relay(self) -> bool:
         """Whether the client may send to every domain: by its address, its certificate or its login."""
         ...

@@ -59,6 +59,7 @@ class SessionFacts:
     tls: str = ""
     cipher: str = ""
     user: str = ""
+    mechanism: str = ""
     may_relay: bool = False
     notes: MutableMapping[object, Any] = field(factory=dict, repr=False)
     ledger: SessionLedger = field(factory=SessionLedger, repr=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from elemta.mail.address import Address
 from elemta.net.base import Endpoint
@@ -60,7 +61,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory, needs: Needs) -> tuple[Path, 
 
 async def through(plugin: Milter, *contents: bytes, client: Endpoint, user: str = "") -> list[MailInHand]:
     """One session with these mails; as they leave it."""
-    session = SessionFacts("s1", client, Endpoint("127.0.0.1", 25), "smtp", helo="client.example.com", user=user)
+    session = SessionFacts("s1", client, Endpoint("127.0.0.1", 25), "smtp", helo="client.example.com")
+    if user:
+        session = evolve(session, user=user, mechanism="PLAIN")
     assert await plugin.on_connect(session) == Continue()
     assert await plugin.on_helo(session) == Continue()
     found = []

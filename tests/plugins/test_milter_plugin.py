@@ -172,14 +172,15 @@ async def test_a_login_and_tls_become_macros(autojump_clock: trio.testing.MockCl
         of = session()
         assert await plugin.on_connect(of) == CONTINUE
         assert await plugin.on_helo(of) == CONTINUE
-        encrypted = session(tls="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", user="jo", notes=of.notes)
+        login = {"user": "jo", "mechanism": "SCRAM-SHA-256"}
+        encrypted = session(tls="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", notes=of.notes, **login)
         assert await plugin.on_helo(encrypted) == CONTINUE
         await another(plugin, encrypted)
         nursery.cancel_scope.cancel()
     assert milter.letters == "OCHHMR"
     assert milter.macros("H") == {"{tls_version}": "TLSv1.3", "{cipher}": "TLS_AES_256_GCM_SHA384"}
     assert milter.macros("M")["{auth_authen}"] == "jo"
-    assert milter.macros("M")["{auth_type}"]
+    assert milter.macros("M")["{auth_type}"] == "SCRAM-SHA-256"
 
 
 async def test_a_session_has_several_mails_on_one_connection(autojump_clock: trio.testing.MockClock) -> None:

@@ -19,9 +19,6 @@ from elemta.plugins.milter.wire import Family
 
 #: What stands for the way that a mail comes or goes, of which filters are told nothing at this point.
 MAILER: Final = "smtp"
-#: Plugins are not told by which mechanism a client logged in. Filters look whether the macro is there at all: OpenDKIM
-#: signs mail of authenticated clients by it.
-MECHANISM: Final = "SASL"
 
 
 class Resolved(enum.Enum):
@@ -83,7 +80,8 @@ def of_session(session: Session, names: Names) -> dict[str, str]:
         "{tls_version}": session.tls,
         "{cipher}": session.cipher,
         "{auth_authen}": session.user,
-        "{auth_type}": MECHANISM if session.user else "",
+        # Filters look whether it is there at all: OpenDKIM signs mail of authenticated clients by it.
+        "{auth_type}": session.mechanism,
     }
 
 
