@@ -17,6 +17,8 @@ _PIECE: Final = re.compile(
 )
 #: What lies within a comment, or ends it; comments nest (§3.2.2).
 _COMMENT_PIECE: Final = re.compile(r"[^()\\]++|\\.|[()]", re.DOTALL)
+#: A local part without quotes (RFC 5322 §3.2.3) that is no encoded word (RFC 2047 §2).
+_WORD: Final = re.compile(r"(?!=\?)[\w!#$%&'*+/=?^`{|}~-]++(?:\.[\w!#$%&'*+/=?^`{|}~-]++)*+", re.ASCII)
 #: What no address holds but in quotes.
 _MEANINGFUL: Final = frozenset("<>:")
 #: Characters of a list that are quoted in a failure.
@@ -28,7 +30,7 @@ def addresses(value: str) -> list[str]:
     found: list[str] = []
     item: list[str] = []
     in_group = False
-    for piece in (*_pieces(value), ","):
+    for piece in (*(each[0] for each in _pieces(value)), ","):
         if piece == ":" and "<" not in item:
             if in_group or "@" in item or not item:
                 raise ValueError("a colon stands where no group of addresses can begin")
@@ -46,9 +48,34 @@ def addresses(value: str) -> list[str]:
     return found
 
 
-def _pieces(value: str) -> list[str]:
+def completed(value: str, domain: str) -> str:
+    """The list with the domain behind each address that is a lone word; one that cannot be read is left as it is."""
+    try:
+        addresses(value)
+    except ValueError:
+        return value
+    ends: list[int] = []
+    item: list[re.Match[str]] = []
+    for piece in _pieces(value):
+        if piece[0] in (",", ";", ":"):
+            ends += _lone_word(item) if piece[0] != ":" else []  # what a colon ends is the name of a group
+            item = []
+        else:
+            item.append(piece)
+    ends += _lone_word(item)
+    return f"@{domain}".join(value[start:end] for start, end in itertools.pairwise((0, *ends, len(value))))
+
+
+def _lone_word(item: list[re.Match[str]]) -> list[int]:
+    """Where the address between two commas ends, if it is a word without a domain."""
+    texts = [piece[0] for piece in item]
+    inner = item[texts.index("<") + 1 : -1] if "<" in texts else item
+    return [inner[0].end()] if len(inner) == 1 and _WORD.fullmatch(inner[0][0]) else []
+
+
+def _pieces(value: str) -> list[re.Match[str]]:
     """The list without its white space and its comments."""
-    found: list[str] = []
+    found: list[re.Match[str]] = []
     at = 0
     while at < len(value):
         if value[at] == "(":
@@ -58,7 +85,7 @@ def _pieces(value: str) -> list[str]:
         if piece is None:
             raise ValueError(f"{_shown(value[at:])!r} cannot stand in a list of addresses")
         if piece["space"] is None:
-            found.append(piece[0])
+            found.append(piece)
         at = piece.end()
     return found
 

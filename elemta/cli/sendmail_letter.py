@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
-from elemta.cli.sendmail_addresses import addresses
+from elemta.cli.sendmail_addresses import addresses, completed
 from elemta.cli.sendmail_options import Order
 from elemta.cli.sendmail_trouble import SysExit, Trouble
 from elemta.mail.address import Address
@@ -26,13 +26,26 @@ MAX_RECIPIENTS: Final = 10_000
 
 #: One field with its folded lines; RFC 5322 §2.2, and §4.5 for the white space before the colon.
 _FIELD: Final = re.compile(rb"([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
+#: What ends a line: who writes CRLF into a text that makes CRLF of LF has two CRs. A run of them is looked at
+#: from its start alone.
+_LINE_END: Final = re.compile(rb"(?<!\r)\r++\n")
 #: What a mailbox file has before each mail, which is no field.
 _MBOX_LINE: Final = re.compile(rb"From [^\n]*+\n")
 #: Fields that nobody but us may see, or that the last server writes (RFC 5321 §4.4).
 _DROPPED: Final = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+#: Fields whose addresses get this host's domain where they have none: `root` means nobody elsewhere, and some servers
+#: refuse a mail from it.
+_COMPLETED: Final = frozenset(
+    {b"from", b"sender", b"reply-to", b"to", b"cc", b"resent-from", b"resent-sender", b"resent-to", b"resent-cc"}
+)
 #: RFC 5322 §3.6.6: who sends a mail again names its recipients so, and the old ones do not count.
 _RESENT: Final = (b"resent-to", b"resent-cc", b"resent-bcc")
 _FIRST_SENT: Final = (b"to", b"cc", b"bcc")
+#: Octets of a line without its end, RFC 5322 §2.1.1.
+MAX_LINE_OCTETS: Final = 998
+_LONG_LINE: Final = re.compile(rb"^[^\n]{%d,}+" % (MAX_LINE_OCTETS + 1), re.MULTILINE)
+#: Octets of a character of UTF-8 at most: the Unicode standard, §3.9.
+_CHARACTER_OCTETS: Final = 4
 #: Octets of a name in one encoded word, so that it stays within the 75 characters of RFC 2047 §2.
 _WORD_OCTETS: Final = 42
 
@@ -62,11 +75,11 @@ def write_letter(octets: bytes, order: Order, *, author: Author) -> Letter:
     fields, body = _split(_with_lf(octets, dot_ends=order.dot_ends))
     sender = _sender(order, author)
     recipients = _recipients(order, fields, author.hostname)
-    kept = [(name, field) for name, field in fields if name not in _DROPPED]
+    kept = [(name, _whole(name, field, author.hostname)) for name, field in fields if name not in _DROPPED]
     kept += _missing({name for name, _ in kept}, order, sender, author)
     header = b"".join(field for _, field in kept)
     unicode_header = not header.isascii() and _is_utf8(header)
-    content = (header + b"\n" + body).replace(b"\n", b"\r\n")
+    content = _LONG_LINE.sub(_broken, header + b"\n" + body).replace(b"\n", b"\r\n")
     envelope = Envelope(
         sender,
         tuple(Recipient(address, order.notify, _original(address, order)) for address in recipients),
@@ -87,8 +100,12 @@ def _original(address: Address, order: Order) -> str | None:
 
 
 def _with_lf(octets: bytes, *, dot_ends: bool) -> bytes:
-    """Lines that end with LF, the last one too. A CR by itself ends a line: in SMTP it must not stand for itself."""
-    text = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    """Lines that end with LF, the last one too. NUL, which no mail may hold (RFC 5322 §2.2, §2.3), is left out.
+
+    A CR by itself becomes a space, as in Postfix: in SMTP it must not stand for itself, and were it the end of a line,
+    what an application lets into a subject could begin the next field.
+    """
+    text = _LINE_END.sub(b"\n", octets.replace(b"\0", b"")).replace(b"\r", b" ")
     if text and not text.endswith(b"\n"):
         text += b"\n"
     if dot_ends:
@@ -110,6 +127,34 @@ def _split(text: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return fields, text[at:].removeprefix(b"\n") if text[at : at + 1] == b"\n" else text[at:]
 
 
+def _whole(name: bytes, field: bytes, hostname: str) -> bytes:
+    """A field whose addresses all have a domain. Latin-1 makes characters of octets, and octets of them again."""
+    if name not in _COMPLETED:
+        return field
+    head, colon, value = field.decode("latin-1").partition(":")
+    return f"{head}{colon}{completed(value, hostname)}".encode("latin-1")
+
+
+def _broken(match: re.Match[bytes]) -> bytes:
+    """A line that is too long, as several: before a space where there is one, else before one that is put in.
+
+    So a field stays one, folded; in a body it is what Postfix does. Nothing is cut within a character of UTF-8.
+    """
+    line = match[0]
+    room = MAX_LINE_OCTETS - 1  # an octet is for the space that is put in
+    lines: list[bytes] = []
+    at = 0
+    while len(line) - at > room:
+        end = line.rfind(b" ", at + 1, at + room + 1)
+        is_space = end >= 0
+        if not is_space:
+            end = at + room
+            end -= next((back for back in range(_CHARACTER_OCTETS) if line[end - back] & 0xC0 != 0x80), 0)
+        lines += line[at:end], b"\n" if is_space else b"\n "
+        at = end
+    return b"".join((*lines, line[at:]))
+
+
 def _is_utf8(octets: bytes) -> bool:
     try:
         octets.decode()
@@ -123,8 +168,13 @@ def _is_utf8(octets: bytes) -> bool:
 
 def _sender(order: Order, author: Author) -> Address | None:
     if order.sender is None:
-        return _one(author.user, author.hostname, SysExit.USAGE)
+        return _own_address(author)
     return _one(order.sender, author.hostname, SysExit.USAGE) if order.sender else None
+
+
+def _own_address(author: Author) -> Address:
+    """The caller's; a name that is no word, such as `DOMAIN\\jo` of a directory, stands in quotes in it."""
+    return _one(str(Address(author.user, author.hostname)), author.hostname, SysExit.USAGE)
 
 
 def _recipients(order: Order, fields: Iterable[tuple[bytes, bytes]], hostname: str) -> list[Address]:
@@ -177,7 +227,7 @@ def _missing(names: set[bytes], order: Order, sender: Address | None, author: Au
     """The fields that RFC 5322 §3.6 wants, Message-ID with them."""
     added: dict[bytes, str] = {}
     if b"from" not in names:
-        address = str(sender) if sender is not None else f"{author.user}@{author.hostname}"
+        address = sender or _own_address(author)
         name = _phrase(order.full_name)
         added[b"from"] = f"From: {name} <{address}>" if name else f"From: {address}"
     if b"date" not in names:

@@ -36,7 +36,7 @@ ID_CHANCE_OCTETS: Final = 11
 _MOST_NAMED: Final = 5
 #: What other names of sendmail ask for.
 _BY_NAME: Final = {"mailq": ("-bp",), "newaliases": ("-bi",)}
-_STDIN, _STDOUT = 0, 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def main() -> NoReturn:
@@ -59,10 +59,21 @@ def run(words: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> Sys
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {printable(text.encode('utf-8', 'replace'))}", file=sys.stderr)
+    _print(f"{PROGRAM}: {printable(text.encode('utf-8', 'replace'))}")
+
+
+def _print(line: object) -> None:
+    """To standard error, if anybody reads it: a caller that does not, as `head`, wants its mail sent all the same."""
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        # Or the interpreter would try the line once more at its end, and end with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
 
 
 def _carry_out(order: Order, environ: Mapping[str, str]) -> SysExit:
+    if order.mode in (Mode.DELIVER, Mode.SMTP) and sys.stdin is None:
+        raise Trouble(SysExit.NOINPUT, "standard input is closed: there is no mail to read")
     match order.mode:
         case Mode.NOTHING:
             return SysExit.OK
@@ -90,8 +101,6 @@ def _deliver(order: Order, environ: Mapping[str, str]) -> SysExit:
     from elemta.cli.transcript import Transcript
     from elemta.mail.ids import make_queue_id
 
-    if sys.stdin is None:
-        raise Trouble(SysExit.NOINPUT, "standard input is closed: there is no mail to read")
     octets = sys.stdin.buffer.read(MAX_INPUT_OCTETS + 1)
     if len(octets) > MAX_INPUT_OCTETS:
         raise Trouble(SysExit.DATAERR, f"the mail has more than {MAX_INPUT_OCTETS} octets")
@@ -101,7 +110,7 @@ def _deliver(order: Order, environ: Mapping[str, str]) -> SysExit:
         _user(), point.hostname, now, make_queue_id(int(now * 1000), int.from_bytes(os.urandom(ID_CHANCE_OCTETS)))
     )
     letter = write_letter(octets, order, author=author)
-    transcript = Transcript(lambda line: print(line, file=sys.stderr)) if order.verbose else None
+    transcript = Transcript(_print) if order.verbose else None
     return _report(letter, submit(letter, point.address, hostname=point.hostname, transcript=transcript))
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elemta.cli.sendmail_addresses import addresses
+from elemta.cli.sendmail_addresses import addresses, completed
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,26 @@ from elemta.cli.sendmail_addresses import addresses
 )
 def test_a_list_is_read(value: str, found: list[str]) -> None:
     assert addresses(value) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"),
+    [
+        ("root", "root@h"),
+        (" root (Cron Daemon)\n", " root@h (Cron Daemon)\n"),
+        ("a, B <b>,c@x.org,\n\t<d>", "a@h, B <b@h>,c@x.org,\n\t<d@h>"),
+        ("friends: a, b@x.org;, c", "friends: a@h, b@x.org;, c@h"),
+        ("<@relay.org:jo@x.org>", "<@relay.org:jo@x.org>"),
+        ("Cron Daemon", "Cron Daemon"),
+        ("=?utf-8?q?a?= <b>, =?utf-8?q?c?=", "=?utf-8?q?a?= <b@h>, =?utf-8?q?c?="),
+        ('"a b", j\u00f6', '"a b", j\u00f6'),
+        ("undisclosed-recipients:;", "undisclosed-recipients:;"),
+        ("a, <b", "a, <b"),
+        ("", ""),
+    ],
+)
+def test_a_list_is_completed(value: str, whole: str) -> None:
+    assert completed(value, "h") == whole
 
 
 @pytest.mark.parametrize(

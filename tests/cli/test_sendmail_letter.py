@@ -2,7 +2,7 @@
 
 import pytest
 
-from elemta.cli.sendmail_letter import MAX_RECIPIENTS, Author, Letter, write_letter
+from elemta.cli.sendmail_letter import MAX_LINE_OCTETS, MAX_RECIPIENTS, Author, Letter, write_letter
 from elemta.cli.sendmail_options import read_options
 from elemta.cli.sendmail_trouble import SysExit, Trouble
 from elemta.mail.headers import MAX_HEADER_FIELDS
@@ -35,7 +35,7 @@ def test_what_is_missing_is_added_and_lines_end_with_crlf() -> None:
 
 
 def test_what_is_there_is_kept() -> None:
-    whole = b"from: a@x.org\r\nDATE: yesterday\r\nMessage-Id: <1@x>\r\nTo: x\r\n\r\nhello\r\n"
+    whole = b"from: a@x.org\r\nDATE: yesterday\r\nMessage-Id: <1@x>\r\nTo: x@x.org\r\n\r\nhello\r\n"
     assert written(whole, "you@x.org").content == whole
 
 
@@ -93,6 +93,56 @@ def test_no_line_end_is_left_that_smtp_forbids(octets: bytes) -> None:
     assert (stuffer.feed(letter.content) + stuffer.end()).endswith(b"\r\n.\r\n")
 
 
+def test_a_carriage_return_does_not_begin_a_field() -> None:
+    letter = written(b"To: a@x.org\nSubject: s\rBcc: victim@x.org\r\r\n\nbody\r.\rmore\n", "-t")
+    assert recipients(letter) == ["a@x.org"]
+    assert b"\r\nSubject: s Bcc: victim@x.org\r\nFrom: " in letter.content
+    assert letter.content.endswith(b"\r\n\r\nbody . more\r\n")
+
+
+def test_nul_is_left_out() -> None:
+    letter = written(b"T\0o: a@x.org\nSubject: s\0t\n\nx\0y\n", "-t")
+    assert recipients(letter) == ["a@x.org"]
+    assert letter.content.startswith(b"To: a@x.org\r\nSubject: st\r\n")
+    assert letter.content.endswith(b"\r\n\r\nxy\r\n")
+
+
+@pytest.mark.parametrize("extra", range(-1, 3))
+@pytest.mark.parametrize("word", [b"x", b"\xc3\xb6", b"\xf0\x9f\x93\xa7", b"\x80", b"word ", b"a" * 990 + b" b"])
+def test_no_line_is_longer_than_smtp_allows(word: bytes, extra: int) -> None:
+    long = (word * 3000)[: 3 * MAX_LINE_OCTETS + extra]
+    content = written(b"Subject: %b\n\n%b\n" % (long, long), "you@x.org").content
+    lines = content.split(b"\r\n")
+    assert max(map(len, lines)) <= MAX_LINE_OCTETS
+    header, _, body = content.partition(b"\r\n\r\n")
+    spaces = (b" ", b"")
+    assert body.replace(b"\r\n", b"").replace(*spaces) == long.replace(*spaces)
+    folded = header.partition(b"\r\nFrom: ")[0]
+    assert folded.replace(b"\r\n ", b" ").replace(*spaces) == b"Subject:" + long.replace(*spaces)
+
+
+def test_a_long_line_is_cut_before_a_space_and_within_no_character() -> None:
+    content = written(b"\n" + b"word " * 300 + b"\n" + "\u00f6".encode() * 700 + b"\n", "you@x.org").content
+    first, second, third, fourth = content.partition(b"\r\n\r\n")[2].split(b"\r\n")[:-1]
+    assert (first + second, second[:5]) == (b"word " * 300, b" word")
+    assert third.decode() + fourth.decode() == "\u00f6" * 498 + " " + "\u00f6" * 202
+
+
+def test_a_line_that_fits_is_left_as_it_is() -> None:
+    line = b"x" * MAX_LINE_OCTETS
+    assert written(b"\n" + line + b"\n", "you@x.org").content.endswith(b"\r\n\r\n" + line + b"\r\n")
+
+
+def test_the_mail_of_cron() -> None:
+    octets = b"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@host> date\nContent-Type: text/plain\n\nx\n"
+    for words in ("-FCronDaemon -i -B8BITMIME -oem root", "-i -FCronDaemon -B8BITMIME -oem -t"):
+        letter = written(octets, *words.split())
+        assert recipients(letter) == ["root@host.example"]
+        assert letter.content.startswith(
+            b"From: root@host.example (Cron Daemon)\r\nTo: root@host.example\r\nSubject: Cron <root@host> date\r\n"
+        )
+
+
 def test_the_line_of_a_mailbox_file_is_dropped() -> None:
     assert written(b"From jo@x.org Thu Jan  1 1970\nSubject: s\n\nx\n", "you@x.org").content.startswith(b"Subject: s")
 
@@ -113,6 +163,14 @@ def test_who_sends(words: list[str], sender: str, field: bytes) -> None:
     letter = written(b"\nx\n", *words, "you@x.org")
     assert letter.envelope.sender == sender
     assert field in letter.content.split(b"\r\n")
+
+
+@pytest.mark.parametrize(("user", "address"), [("AD\\jo", '"AD\\\\jo"@host.example'), ("jo$", "jo$@host.example")])
+def test_a_user_whose_name_is_no_word(user: str, address: str) -> None:
+    author = Author(user, "host.example", at=0.0, id="unique")
+    letter = write_letter(b"\nx\n", read_options(["you@x.org"]), author=author)
+    assert letter.envelope.sender == address
+    assert f"From: {address}\r\n".encode() in letter.content
 
 
 def test_a_long_name_is_folded_into_words_that_fit() -> None:

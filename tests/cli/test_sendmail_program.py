@@ -247,9 +247,26 @@ def test_a_caller_that_speaks_smtp_to_a_server_that_hangs_up() -> None:
     assert (ended.returncode, ended.stdout) == (0, b"220 scripted ESMTP\r\n")
 
 
-def test_no_standard_input() -> None:
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["-v", "jo@x.org"], 0), (["-v", "no@x.org"], 67), (["-z"], 64)],
+    ids=["sent", "refused", "usage"],
+)
+def test_nobody_reads_what_it_says(words: list[str], code: int) -> None:
+    unread, closed = os.pipe()
+    os.close(unread)
+    with ScriptedServer({"RCPT TO:<no@x.org>": b"550 5.1.1 unknown\r\n"}) as server:
+        environ = {**os.environ, "ELEMTA_SENDMAIL_SERVER": server.address}
+        ended = subprocess.run(program(*words), input=MAIL, stderr=closed, env=environ, timeout=60)
+    os.close(closed)
+    assert ended.returncode == code
+    assert any(server.contents) == (code == 0)
+
+
+@pytest.mark.parametrize("word", ["jo@x.org", "-bs"])
+def test_no_standard_input(word: str) -> None:
     ended = subprocess.run(
-        ["sh", "-c", 'exec "$@" <&-', "sh", *program("jo@x.org")], capture_output=True, text=True, timeout=60
+        ["sh", "-c", 'exec "$@" <&-', "sh", *program(word)], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout) == (66, "")
     assert ended.stderr == "sendmail: standard input is closed: there is no mail to read\n"
