@@ -8,6 +8,7 @@ import email.policy
 import mimetypes
 import re
 from collections.abc import Sequence
+from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
@@ -38,11 +39,9 @@ class Draft:
 
 def compose(draft: Draft, *, at: float, message_id: str) -> bytes:
     """The mail with CRLF line ends; `at` is seconds since 1970. Raises `CommandError`."""
-    # Addresses beyond ASCII need headers in UTF-8 (RFC 6532), everything else fits in 7 bits, which every host takes.
-    policy = email.policy.SMTP if "".join((draft.sender, *draft.recipients)).isascii() else email.policy.SMTPUTF8
-    message = EmailMessage(policy=policy.clone(cte_type="7bit"))
     fields = [_field(text) for text in draft.headers]
     given = {name.lower() for name, _ in fields}
+    message = _blank(given, is_ascii="".join((draft.sender, *draft.recipients)).isascii())
     ours = {
         "From": draft.sender or "MAILER-DAEMON",
         "To": ", ".join(draft.recipients),
@@ -54,11 +53,36 @@ def compose(draft: Draft, *, at: float, message_id: str) -> bytes:
         for name, value in [*((name, value) for name, value in ours.items() if name.lower() not in given), *fields]:
             message[name] = value
         message.set_content(draft.body if draft.body.endswith("\n") else f"{draft.body}\n")
+        _describe(message, [(name, value) for name, value in fields if name.lower().startswith("content-")])
         for path in draft.files:
             _attach(message, path)
         return message.as_bytes()
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, TypeError) as error:  # TypeError: a type of content that no file can be added to
         raise CommandError(f"no mail can be made of this: {error}", ExitCode.USAGE) from error
+
+
+def _blank(given: set[str], *, is_ascii: bool) -> EmailMessage:
+    """A mail without fields. Those that are `given` will stay as they are: `email` would drop what it cannot read.
+
+    Addresses beyond ASCII need headers in UTF-8 (RFC 6532), everything else fits in 7 bits, which every host takes.
+    """
+    registry = HeaderRegistry()
+    for name in given:
+        registry.registry.pop(name, None)  # of no type of its own: a text
+    policy = email.policy.SMTP if is_ascii else email.policy.SMTPUTF8
+    return EmailMessage(policy=policy.clone(cte_type="7bit", header_factory=registry))
+
+
+def _describe(message: EmailMessage, fields: Sequence[tuple[str, str]]) -> None:
+    """Say of the text what these fields say. Raises `CommandError` for the one that says what was done to it."""
+    for name, value in fields:
+        if name.lower() == "content-transfer-encoding":
+            says = f"--header {name}: the text is encoded as it needs to be; --raw takes a mail that is encoded already"
+            raise CommandError(says, ExitCode.USAGE)
+        kind = value.lower() if name.lower() == "content-type" else ""
+        is_bare = kind.startswith("text/") and "charset" not in kind
+        del message[name]
+        message[name] = f'{value}; charset="utf-8"' if is_bare else value
 
 
 def _field(text: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from elemta.mail.headers import header_block
 from elemta.mail.ids import make_queue_id
 from elemta.net.networks import is_local
 from elemta.runtime.threads import WorkerThreads
-from elemta.smtp.grammar import AddressError, parse_address, parse_hello
+from elemta.smtp.grammar import AddressError, parse_address, parse_domain, parse_hello
 
 _UNIT_SECONDS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _NO_SENDER: Final = "<>"
@@ -46,7 +46,9 @@ async def carry_out(given: Given, report: Report, server: str, password: str) ->
         envelope = Envelope(envelope.reverse_path, envelope.recipients, smtputf8=True)
     try:
         hops = await find_hops(server, implicit=given.tls == "implicit")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise CommandError(f"--server {server}: {error}", ExitCode.USAGE) from error
+    except OSError as error:
         raise CommandError(f"{server}: {error}", ExitCode.UNREACHABLE) from error
     security = security_of(given, hops, password=password, transcript=report.transcript)
     options = ClientOptions(hostname, TimeoutsSection(), security=security)
@@ -87,12 +89,17 @@ def _envelope(given: Given, hostname: str) -> Envelope:
 
 
 def _own_address(hostname: str) -> str:
+    """Ours, at the name that EHLO says where an address may have it. A user's name that is no word stands in quotes."""
     import getpass
 
     try:
-        return f"{getpass.getuser()}@{hostname}"
+        user = getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name
-        return f"elemta@{hostname}"
+        user = "elemta"
+    try:
+        return str(Address(user, parse_domain(hostname)))
+    except AddressError:
+        return str(Address(user, own_hostname()))
 
 
 def _address(text: str, option: str) -> Address:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from elemta.cli import send as send_module
+from elemta.cli import send_plan
 from tests.cli.at_desk import Ended, Terminal
 from tests.cli.send_server import ScriptedServer
 
@@ -110,6 +111,57 @@ def test_the_mail_that_the_options_ask_for(send: Send, tmp_path: Path) -> None:
         "b.eml": ("application/octet-stream", b"Subject: within\n\n8 bit: \xff\n"),
     }
     assert server.contents[0].isascii()
+
+
+def test_a_field_is_sent_as_it_was_given(send: Send) -> None:
+    fields = [
+        "Date: yesterday",
+        "Reply-To: <",
+        "X-Two: a, b <",
+        "Message-ID: none",
+        "from: jo@y.org",
+        "from: doe@y.org",
+    ]
+    with ScriptedServer() as server:
+        assert send(server, *(word for field in fields for word in ("--header", field))).code == 0
+    lines = server.contents[0].decode().split("\r\n")
+    assert [line for line in lines if line in fields] == fields
+    assert not any(line.startswith("From:") for line in lines)
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+def test_what_kind_of_text_it_is(send: Send, tmp_path: Path, with_file: bool) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\0")
+    attached = ["--attach", str(tmp_path / "a.bin")] if with_file else []
+    with ScriptedServer() as server:
+        assert send(server, "--header", "Content-Type: text/html", "--body", "<p>Ö</p>", *attached).code == 0
+    body = parsed(server).get_body()
+    assert body is not None
+    assert (body.get_content_type(), body.get_content()) == ("text/html", "<p>Ö</p>\r\n")
+
+
+@pytest.mark.parametrize(
+    ("user", "hello", "path"),
+    [
+        ("jo", "me.example", "jo@me.example"),
+        ("AD\\jo", "[192.0.2.1]", '"AD\\\\jo"@[192.0.2.1]'),
+        ("jo", "a..b", "jo@here"),
+    ],
+)
+def test_our_own_address(send: Send, monkeypatch: pytest.MonkeyPatch, user: str, hello: str, path: str) -> None:
+    monkeypatch.setenv("LOGNAME", user)
+    monkeypatch.setattr(send_plan, "own_hostname", lambda: "here")
+    with ScriptedServer() as server:
+        assert send(server, "--helo", hello).code == 0
+    assert server.commands[0] == f"EHLO {hello}"
+    assert server.commands[1].startswith(f"MAIL FROM:<{path}>")
+
+
+@pytest.mark.parametrize("server", ["::1", "host:port", "host:65536"])
+def test_what_is_no_server(send: Send, server: str) -> None:
+    ended = send(server)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"elemta: --server {server}: ")
 
 
 def test_the_null_sender(send: Send) -> None:
@@ -213,6 +265,8 @@ def test_no_server(send: Send) -> None:
         (["--header", "no colon"], '"Name: value"'),
         (["--header", "X: a\nBcc: b@x.org"], '"Name: value"'),
         (["--subject", "a\nBcc: b@x.org"], "no mail can be made"),
+        (["--header", "Content-Type: multipart/mixed"], "no mail can be made"),
+        (["--header", "Content-Transfer-Encoding: 8bit"], "--raw takes"),
         (["--attach", "/nowhere/at/all"], "/nowhere/at/all: No such file"),
         (["--raw", "/nowhere/at/all"], "No such file"),
         (["--raw", "x", "--body", "y"], "--raw is the whole mail"),
