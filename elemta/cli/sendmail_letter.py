@@ -169,7 +169,12 @@ def _is_utf8(octets: bytes) -> bool:
 def _sender(order: Order, author: Author) -> Address | None:
     if order.sender is None:
         return _own_address(author)
-    return _one(order.sender, author.hostname, SysExit.USAGE) if order.sender else None
+    if not order.sender:
+        return None
+    found = _listed(order.sender, author.hostname, SysExit.USAGE)
+    if len(found) != 1:
+        raise Trouble(SysExit.USAGE, f"-f {order.sender}: this is not the address of one sender")
+    return found[0]
 
 
 def _own_address(author: Author) -> Address:
@@ -209,7 +214,7 @@ def _listed(value: str, hostname: str, status: SysExit) -> list[Address]:
     try:
         return [_one(address, hostname, status) for address in addresses(value)]
     except ValueError as error:
-        raise Trouble(status, f"the recipients cannot be read: {error}") from None
+        raise Trouble(status, f"the addresses cannot be read: {error}") from None
 
 
 def _one(text: str, hostname: str, status: SysExit) -> Address:

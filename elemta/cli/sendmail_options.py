@@ -31,7 +31,7 @@ class Mode(enum.Enum):
 
 @define
 class Order:
-    """A command line, understood. `sender` is None where none was given, empty for the null reverse-path."""
+    """A command line, understood. `sender` is None where none was given, empty for the null reverse-path, else as it was written."""
 
     mode: Mode = Mode.DELIVER
     sender: str | None = None
@@ -86,7 +86,7 @@ def _read_cluster(order: Order, letters: str, left: list[str]) -> None:
 
 
 def _set_sender(order: Order, value: str) -> None:
-    order.sender = value.strip().removeprefix("<").removesuffix(">")
+    order.sender = value.strip().removeprefix("<>")
 
 
 def _set_full_name(order: Order, value: str) -> None:

@@ -151,6 +151,8 @@ def test_the_line_of_a_mailbox_file_is_dropped() -> None:
     ("words", "sender", "field"),
     [
         (["-f", "me@x.org"], "me@x.org", b"From: me@x.org"),
+        (["-f", "<me@x.org>"], "me@x.org", b"From: me@x.org"),
+        (["-f", "Me <me@x.org>"], "me@x.org", b"From: me@x.org"),
         (["-f", "root"], "root@host.example", b"From: root@host.example"),
         (["-f", ""], "", b"From: jo@host.example"),
         (["-f", "<>"], "", b"From: jo@host.example"),
@@ -219,6 +221,8 @@ def test_what_is_not_ascii_is_declared(octets: bytes, eight_bit: bool, unicode: 
         (b"\nx\n", ["a..b@x.org"], SysExit.USAGE, "no address"),
         (b"\nx\n", ["you@x.org", "-fevil@x.org"], SysExit.USAGE, "options stand before"),
         (b"\nx\n", ["-f", "a b", "you@x.org"], SysExit.USAGE, "no address"),
+        (b"\nx\n", ["-f", "a@x.org,b@x.org", "you@x.org"], SysExit.USAGE, "one sender"),
+        (b"\nx\n", ["-f", "a@x.org\nRCPT TO:<b@x.org>", "you@x.org"], SysExit.USAGE, "cannot be read"),
         (b"a: b\n" * (MAX_HEADER_FIELDS + 1), ["you@x.org"], SysExit.DATAERR, "too large"),
         (b"a: " + b"b" * 300_000, ["you@x.org"], SysExit.DATAERR, "too large"),
     ],

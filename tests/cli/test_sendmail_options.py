@@ -26,7 +26,7 @@ from elemta.mail.envelope import BodyType, Notify, Ret
          Order(sender="me@x.org", dot_ends=False, recipients=["jo@x.org", "doe@x.org"])),
         ("-r me@x.org jo", Order(sender="me@x.org", recipients=["jo"])),
         ("-f <> jo", Order(sender="", recipients=["jo"])),
-        ("-f <me@x.org> jo", Order(sender="me@x.org", recipients=["jo"])),
+        ("-f <me@x.org> jo", Order(sender="<me@x.org>", recipients=["jo"])),
         ("-Nnever jo", Order(notify=Notify.NEVER, recipients=["jo"])),
         ("-N success,DELAY -R hdrs -V id7 jo",
          Order(notify=Notify.SUCCESS | Notify.DELAY, ret=Ret.HEADERS, envelope_id="id7", recipients=["jo"])),
