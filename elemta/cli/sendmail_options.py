@@ -31,7 +31,10 @@ class Mode(enum.Enum):
 
 @define
 class Order:
-    """A command line, understood. `sender` is None where none was given, empty for the null reverse-path, else as it was written."""
+    """A command line, understood.
+
+    `sender` is as it was written: None where none was given, empty for the null reverse-path.
+    """
 
     mode: Mode = Mode.DELIVER
     sender: str | None = None
