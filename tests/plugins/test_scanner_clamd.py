@@ -57,6 +57,7 @@ def test_answers(octets: bytes, answer: ClamdAnswer) -> None:
         (b"COMMAND READ TIMED OUT ERROR\0", "it says: COMMAND READ TIMED OUT"),
         (b"UNKNOWN COMMAND\0", "cannot be read: 'UNKNOWN COMMAND'"),
         (b"HTTP/1.1 400 Bad Request FOUND\0", "cannot be read"),
+        (b"stream: OK\0stream: Eicar FOUND\0", "more than it was asked for"),
         (b"x" * (MAX_ANSWER_OCTETS + 1), "more than"),
     ],
 )

@@ -1,7 +1,9 @@
 """spamd's answers, however they are cut."""
 
 import contextlib
+import sys
 from itertools import pairwise
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -75,6 +77,8 @@ def test_answers(octets: bytes, answer: SpamdAnswer) -> None:
         (b"SPAMD/1.1 0 EX_OK\r\nContent-length: 0\r\n\r\n", "without a score"),
         (b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; nan / 5.0\r\n\r\n", "without a score"),
         (b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; %b / 5.0\r\n\r\n" % (b"9" * 400), "beyond all bounds"),
+        (SPAM.replace(b": 17", b": -1"), "length cannot be read: '-1'"),
+        (SPAM.replace(b": 17", b": " + b"9" * 5000), "length cannot be read"),
         (b"x" * (MAX_ANSWER_OCTETS + 1), "more than"),
         (SPAM.replace(b": 17", b": 99999999") + b"A," * MAX_ANSWER_OCTETS, "more than"),
     ],
@@ -83,6 +87,24 @@ def test_what_is_no_answer(octets: bytes, says: str) -> None:
     with pytest.raises(ScannerFailed, match=r"^[^\x00-\x1f]*$") as failure:
         read(octets, *range(0, len(octets), 1000))
     assert says in str(failure.value)
+
+
+def test_a_head_is_taken_apart_once() -> None:
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    reader, octets = SpamdReader(), 1000
+    reader.receive(SPAM.replace(b"Content-length: 17", b"A: b\r\n" * 1000 + b"Content-length: %d" % octets))
+    sys.setprofile(count)
+    try:
+        for _ in range(octets // 2):
+            assert reader.receive(b"A") is None
+    finally:
+        sys.setprofile(None)
+    assert calls < 10 * octets, "no more for a long head"
 
 
 def test_an_error_need_not_wait_for_the_end() -> None:

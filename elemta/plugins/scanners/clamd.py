@@ -41,11 +41,14 @@ class ClamdReader:
     def receive(self, data: bytes) -> ClamdAnswer | None:
         """The answer, once it is whole; `data` is empty at the end of the connection. Raises `ScannerFailed`."""
         self._octets += data
-        line, end, _ = self._octets.partition(b"\0")
+        line, end, more = self._octets.partition(b"\0")
         if len(line) > MAX_ANSWER_OCTETS:
             raise ScannerFailed(f"an answer of more than {MAX_ANSWER_OCTETS} octets")
         if end:
-            return _parsed(printable(line.decode("utf-8", "replace")))
+            answer = _parsed(printable(line.decode("utf-8", "replace")))
+            if more and answer.signature is None:  # it may be another mail that is clean
+                raise ScannerFailed("it says more than it was asked for")
+            return answer
         if not data:
             raise ScannerFailed("the connection ended before the answer")
         return None

@@ -24,7 +24,9 @@ _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?"
 _STATUS = re.compile(r"SPAMD/[0-9.]+ ([0-9]{1,3}) ?(.*)")
 #: `Spam: True ; 1000.0 / 5.0`
 _SPAM = re.compile(rf"spam\s*:\s*(true|yes|false|no)\s*;\s*({_NUMBER})\s*/\s*({_NUMBER})\s*", re.IGNORECASE)
-_LENGTH = re.compile(r"content-length\s*:\s*([0-9]{1,9})\s*", re.IGNORECASE)
+_LENGTH = re.compile(r"content-length\s*:\s*(.*?)\s*", re.IGNORECASE)
+#: Digits of a length: more than any answer has.
+_LENGTH_DIGITS = 9
 
 
 @frozen
@@ -43,39 +45,57 @@ def request(octets: int) -> bytes:
 
 
 class SpamdReader:
-    """Reads one answer."""
+    """Reads one answer. The head is taken apart once, however many pieces the rest comes in."""
 
     def __init__(self) -> None:
-        self._octets = b""
+        self._octets = bytearray()
+        self._is_ok = False
+        #: Behind the first line, once the head is there.
+        self._lines: list[str] | None = None
+        self._body_at = 0
+        self._length: int | None = None
 
     def receive(self, data: bytes) -> SpamdAnswer | None:
         """The answer, once it is whole; `data` is empty at the end of the connection. Raises `ScannerFailed`."""
         self._octets += data
         if len(self._octets) > MAX_ANSWER_OCTETS:
             raise ScannerFailed(f"an answer of more than {MAX_ANSWER_OCTETS} octets")
-        head, end, body = self._octets.partition(b"\r\n\r\n")
-        if not end:
-            _hear_error(head, is_all=not data)
+        is_all = not data
+        if not self._is_ok:
+            self._read_status(is_all=is_all)
+        if self._lines is None:
+            self._read_head()
+        if self._lines is None:
+            if is_all:
+                raise ScannerFailed("the connection ended before the answer")
             return None
-        lines = _printed(head)
-        length = next((int(match[1]) for line in lines if (match := _LENGTH.fullmatch(line))), None)
-        _check_status(lines[0])
-        if len(body) < length if length is not None else bool(data):
-            if not data:
-                raise ScannerFailed("the connection ended inside the answer")
-            return None
-        return _parsed(lines[1:], body if length is None else body[:length])
+        return self._answer(self._lines, is_all=is_all)
+
+    def _read_status(self, *, is_all: bool) -> None:
+        """An error is a first line alone: spamd hangs up behind it."""
+        end = self._octets.find(b"\r\n")
+        if end >= 0 or (is_all and self._octets):
+            _check_status(_printed(self._octets[: end if end >= 0 else None])[0])
+            self._is_ok = True
+
+    def _read_head(self) -> None:
+        end = self._octets.find(b"\r\n\r\n")
+        if end >= 0:
+            self._lines = _printed(self._octets[:end])[1:]
+            self._length = _length(self._lines)
+            self._body_at = end + 4
+
+    def _answer(self, lines: list[str], *, is_all: bool) -> SpamdAnswer | None:
+        there, length = len(self._octets) - self._body_at, self._length
+        if is_all if length is None else there >= length:
+            end = None if length is None else self._body_at + length
+            return _parsed(lines, bytes(self._octets[self._body_at : end]))
+        if is_all:
+            raise ScannerFailed("the connection ended inside the answer")
+        return None
 
 
-def _hear_error(head: bytes, *, is_all: bool) -> None:
-    """An error is a first line alone: spamd hangs up behind it."""
-    if b"\r\n" in head or (is_all and head):
-        _check_status(_printed(head)[0])
-    if is_all:
-        raise ScannerFailed("the connection ended before the answer")
-
-
-def _printed(head: bytes) -> list[str]:
+def _printed(head: bytes | bytearray) -> list[str]:
     """The lines of an answer's head."""
     return [printable(line) for line in head.decode("utf-8", "replace").split("\r\n")]
 
@@ -86,6 +106,16 @@ def _check_status(line: str) -> None:
         raise ScannerFailed(f"an answer that cannot be read: {line[:100]!r}")
     if int(match[1]) != _OK:
         raise ScannerFailed(f"it says: {match[1]} {match[2][:200]}".rstrip())
+
+
+def _length(lines: list[str]) -> int | None:
+    """Octets of the body, None where nobody says how many."""
+    said = next((match[1] for line in lines if (match := _LENGTH.fullmatch(line))), None)
+    if said is None:
+        return None
+    if not said.isascii() or not said.isdecimal() or len(said) > _LENGTH_DIGITS:
+        raise ScannerFailed(f"an answer whose length cannot be read: {said[:100]!r}")
+    return int(said)
 
 
 def _parsed(lines: list[str], body: bytes) -> SpamdAnswer:
