@@ -167,7 +167,7 @@ def _bare(path: str) -> str:
     return path.strip().removeprefix("<").removesuffix(">")
 
 
-@define
+@define(eq=False)
 class _Field:
     name: str
     #: Whether the filter can name it by its number.
@@ -176,29 +176,42 @@ class _Field:
 
 
 class _Ledger:
-    """Which field is which, after each change: the filter's numbers on one side, those of the mail on the other."""
+    """Which field is which, after each change: the filter's numbers on one side, those of the mail on the other.
+
+    A header may have thousands of fields, and a filter may change each of them: fields are looked for among those of
+    their name.
+    """
 
     def __init__(self, header: Header) -> None:
-        self._fields = [_Field(name.lower(), place != header.own_received) for place, name in enumerate(header.names)]
+        self._fields: list[_Field] = []
+        self._named: dict[str, list[_Field]] = {}
+        for place, name in enumerate(header.names):
+            self.add(name, shown=place != header.own_received)
 
-    def add(self, name: str) -> None:
-        self._fields.append(_Field(name.lower()))
+    def add(self, name: str, *, shown: bool = True) -> None:
+        field = _Field(name.lower(), shown)
+        self._fields.append(field)
+        self._named.setdefault(field.name, []).append(field)
 
     def insert(self, at: int, name: str) -> int:
         """Where in the mail a field is inserted that the filter puts at `at`."""
-        place = min(at, len(self._fields))
-        self._fields.insert(place, _Field(name.lower()))
-        return self._present_before(place)
+        place, field = min(at, len(self._fields)), _Field(name.lower())
+        before = [one.name for one in self._fields[:place]].count(field.name)
+        self._named.setdefault(field.name, []).insert(before, field)
+        self._fields.insert(place, field)
+        return _present(self._fields[:place])
 
     def find(self, name: str, occurrence: int) -> _Field | None:
         """The field of that number among those of its name, removed ones included; None when there is none."""
-        same = [field for field in self._fields if field.name == name.lower() and field.shown]
+        same = self._named.get(name.lower(), [])
+        if name.lower() == _RECEIVED:  # no other is kept from filters
+            same = [field for field in same if field.shown]
         return same[occurrence - 1] if occurrence <= len(same) else None
 
     def number(self, wanted: _Field) -> int:
         """Its number among those of its name that are in the mail."""
-        before = self._fields[: self._place(wanted)]
-        return 1 + sum(1 for field in before if field.name == wanted.name and not field.removed)
+        same = self._named[wanted.name]
+        return 1 + _present(same[: same.index(wanted)])
 
     def remove(self, field: _Field) -> int:
         """Take it away; the number it had among those of its name in the mail."""
@@ -208,10 +221,9 @@ class _Ledger:
     def restore(self, field: _Field) -> int:
         """Bring it back; where in the mail it is inserted."""
         field.removed = False
-        return self._present_before(self._place(field))
+        return _present(self._fields[: self._fields.index(field)])
 
-    def _place(self, wanted: _Field) -> int:
-        return next(place for place, field in enumerate(self._fields) if field is wanted)
 
-    def _present_before(self, place: int) -> int:
-        return sum(1 for field in self._fields[:place] if not field.removed)
+def _present(fields: Sequence[_Field]) -> int:
+    """How many of them are in the mail."""
+    return [field.removed for field in fields].count(False)
