@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from elemta.mail.address import Address
 from elemta.mail.envelope import Notify, Recipient
 from elemta.net.base import Endpoint
 from elemta.plugins.api import Verdict
@@ -305,10 +306,18 @@ async def test_what_a_recipient_asks_to_be_told_goes_along(autojump_clock: trio.
     async with trio.open_nursery() as nursery:
         plugin = await Machines().plugin(nursery, milter)
         one = await begin(plugin, session())
-        for notify in (Notify.NEVER, Notify.SUCCESS | Notify.DELAY):
-            assert await plugin.on_rcpt_to(one, Recipient(EVA, notify)) == CONTINUE
+        for to in (
+            Recipient(EVA, Notify.NEVER),
+            Recipient(EVA, Notify.SUCCESS | Notify.DELAY, "rfc822;max a+b@example.com"),
+            Recipient(Address("e v a", "example.com"), None, "utf-8;m\xfcx@example.com"),
+        ):
+            assert await plugin.on_rcpt_to(one, to) == CONTINUE
         nursery.cancel_scope.cancel()
-    assert milter.said("R")[1:] == [b"<eva@example.com>\0NOTIFY=NEVER\0", b"<eva@example.com>\0NOTIFY=SUCCESS,DELAY\0"]
+    assert milter.said("R")[1:] == [
+        b"<eva@example.com>\0NOTIFY=NEVER\0",
+        b"<eva@example.com>\0NOTIFY=SUCCESS,DELAY\0ORCPT=rfc822;max+20a+2Bb@example.com\0",
+        b'<"e v a"@example.com>\0ORCPT=utf-8;m\\x{FC}x@example.com\0',
+    ]
 
 
 # ---- what becomes of answers ---------------------------------------------------------------------

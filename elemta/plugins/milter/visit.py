@@ -11,7 +11,7 @@ from typing import Final
 from attrs import frozen
 
 from elemta.mail.address import Address
-from elemta.mail.envelope import Notify, Recipient
+from elemta.mail.envelope import Recipient
 from elemta.plugins.api import Content, Host, Mail, Session
 from elemta.plugins.milter import macros, wire
 from elemta.plugins.milter.address import MilterAddress
@@ -24,7 +24,9 @@ from elemta.plugins.milter.macros import Names, without_dns
 from elemta.plugins.milter.verdicts import verdict_of
 from elemta.plugins.milter.wire import MilterProtocolError
 from elemta.plugins.verdicts import CONTINUE, Continue, Quarantine, Verdict
+from elemta.smtp.client_commands import Capabilities, rcpt_command
 
+_DSN: Final = Capabilities(dsn=True)
 _GOES_ON: Final = frozenset({Decision.CONTINUE, Decision.SKIP})
 
 
@@ -244,9 +246,7 @@ def _path(address: Address | None) -> str:
     return "<>" if address is None else f"<{address}>"
 
 
-def _parameters(recipient: Recipient) -> tuple[str, ...]:
-    """The parameters of RCPT as the client gave them, RFC 3461 §4.1."""
-    if recipient.notify is None:
-        return ()
-    words = [flag.name for flag in recipient.notify if flag.name] if recipient.notify else [Notify.NEVER.name or ""]
-    return (f"NOTIFY={','.join(words)}",)
+def _parameters(recipient: Recipient) -> list[str]:
+    """The parameters of RCPT, RFC 3461 §4.1, §4.2: those that the client gave, as we would give them on."""
+    command = rcpt_command(recipient, _DSN, unicode=False)
+    return command.removeprefix(f"RCPT TO:{_path(recipient.address)}").split()
