@@ -116,8 +116,3 @@ def as_sent(octets: bytes) -> bytes:
     """A mail that was given whole: lines that end with LF, as files have them, end with CRLF; a mail that has CRLF
     already is left as it is, so that a server can be tried with what it must refuse."""
     return octets if b"\r\n" in octets else octets.replace(b"\n", b"\r\n")
-
-
-def joined(recipients: Sequence[str]) -> tuple[str, ...]:
-    """The words of `--to`, each of which may be a list with commas."""
-    return tuple(word.strip() for each in recipients for word in each.split(",") if word.strip())
