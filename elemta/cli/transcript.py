@@ -1,8 +1,8 @@
 """The dialogue of a client with a server, line by line for a person.
 
-What is not here: sockets (`cli.send_streams` hears what goes over them), colours (`cli.send_report`). Secrets are replaced:
-what AUTH sends (RFC 4954 §4), and the server's challenges, from which a password can be guessed at home. The content
-of a mail is counted, or shown where that is asked for. Failures raised: none; whatever comes is made printable.
+What is not here: sockets (`cli.send_streams` hears what goes over them), colours (`cli.send_report`). Secrets are
+replaced: what AUTH sends (RFC 4954 §4), and the server's challenges, from which a password can be guessed at home. The
+content of a mail is counted, or shown where that is asked for. Failures raised: none; whatever comes is made printable.
 """
 
 import enum
