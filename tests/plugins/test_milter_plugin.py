@@ -617,6 +617,36 @@ async def test_a_milter_that_was_started_again_between_mails_is_no_failure(
     assert milter.letters == "OCHMRTLLLNBE" * 2
 
 
+@pytest.mark.parametrize("ends", [Deed.CLOSE, Deed.RESET])
+async def test_a_milter_that_was_started_again_between_two_ehlo_is_no_failure(
+    autojump_clock: trio.testing.MockClock, ends: Deed
+) -> None:
+    answers: list[Answer] = [packet("c"), 0.5, ends]
+    milter = ScriptedMilter({"H": [answers]})
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        of = session()
+        await plugin.on_connect(of)
+        assert await plugin.on_helo(of) == CONTINUE
+        await trio.sleep(1)
+        assert await plugin.on_helo(of) == CONTINUE
+        await another(plugin, of)
+        nursery.cancel_scope.cancel()
+    assert milter.letters == "OCHOCHMR"
+
+
+async def test_a_milter_that_hangs_up_at_each_ehlo_is_a_failure(autojump_clock: trio.testing.MockClock) -> None:
+    milter = ScriptedMilter({"H": (Deed.CLOSE,)})
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter)
+        of = session()
+        await plugin.on_connect(of)
+        with pytest.raises(MilterFailed, match="closed the connection instead of answering HELO"):
+            await plugin.on_helo(of)
+        nursery.cancel_scope.cancel()
+    assert milter.letters == "OCHOCH", "once more, and no more"
+
+
 async def test_a_mail_whose_beginning_the_milter_missed_is_a_failure(autojump_clock: trio.testing.MockClock) -> None:
     milter = ScriptedMilter()
     async with trio.open_nursery() as nursery:

@@ -100,11 +100,18 @@ class Visit:
     async def _helo(self, session: Session) -> Verdict:
         if self._settled is not None:
             return self._settled
-        if self._link is None:
-            verdict = await self._connect(session)
-            if self._settled is not None:
-                return verdict
-        link = self._opened()
+        if self._link is not None:
+            try:
+                return await self._helo_on(self._link, session)
+            except MilterGone:
+                # It was started again since it was asked last, or tired of waiting: it knows nothing of the session.
+                self._drop()
+        verdict = await self._connect(session)
+        if self._settled is not None:
+            return verdict
+        return await self._helo_on(self._opened(), session)
+
+    async def _helo_on(self, link: Link, session: Session) -> Verdict:
         if link.machine.in_mail:  # EHLO ends a transaction: RFC 5321 §4.1.4
             link.machine.abort()
         self._mail = ""
@@ -124,7 +131,7 @@ class Visit:
             try:
                 return await self._begin_on(self._link, mail)
             except MilterGone:
-                # It was started again since the last mail, or tired of waiting. Nothing is decided on this one yet.
+                # As in `_helo`. Nothing is decided on this mail yet.
                 self._drop()
         if self._settled is None:
             await self._helo(mail.session)
