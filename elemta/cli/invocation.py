@@ -38,13 +38,20 @@ class Invocation:
     ) -> "Loaded":
         """The configuration; `overrides` are values of the command line by key. Raises `CommandError` with code 78."""
         # Late: the sections and cattrs cost more than all of click.
-        from elemta.config.load import load_config
         from elemta.config.problems import ConfigError
 
         try:
-            return load_config(self.config_path, environ, cwd=Path.cwd(), overrides=overrides)
+            return self.read(overrides, environ=environ)
         except ConfigError as error:
             raise CommandError(f"the configuration cannot be used:\n\n{error}", ExitCode.CONFIG) from error
+
+    def read(
+        self, overrides: Mapping[str, object] | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> "Loaded":
+        """As `load`. Raises `ConfigError`."""
+        from elemta.config.load import load_config
+
+        return load_config(self.config_path, environ, cwd=Path.cwd(), overrides=overrides)
 
 
 def add_options(command: click.Command) -> None:

@@ -3,6 +3,8 @@
 What is not here: the server (`supervisor`). The supervisor is imported when the command runs.
 """
 
+from functools import partial
+
 import click
 
 from elemta.cli.invocation import Invocation
@@ -41,8 +43,10 @@ def run(
     # Late: the server takes longer to import than every other command takes to run.
     from elemta.supervisor.failures import CannotStart
     from elemta.supervisor.process import ProcessOptions, run_process
+    from elemta.supervisor.reload import ConfigSource
 
+    source = ConfigSource(loaded.config, partial(invocation.read, overrides))
     try:
-        run_process(loaded.config, ProcessOptions(ready_fd=ready_fd))
+        run_process(source, ProcessOptions(ready_fd=ready_fd))
     except CannotStart as error:
         raise CommandError(str(error), ExitCode(error.status)) from error

@@ -18,14 +18,15 @@ class Admission:
     """Counts open connections."""
 
     def __init__(self, limits: LimitsSection) -> None:
-        self._limits = limits
+        #: What holds from the next client on.
+        self.limits = limits
         self.open = 0
         self._by_address: Counter[str] = Counter()
         self._by_network: Counter[str] = Counter()
 
     def admit(self, host: str) -> Reply | None:
         """Count a connection from `host` in; or the reply that refuses it, and then it does not count."""
-        limits = self._limits
+        limits = self.limits
         if self.open >= limits.max_connections:
             return TOO_MANY
         network = network_of(host)

@@ -18,6 +18,7 @@ from elemta.config.tls import TlsMode
 from elemta.inbound.admission import Admission
 from elemta.inbound.encryption import NOT_NOW, may_begin
 from elemta.inbound.options import ListenerOptions
+from elemta.inbound.plugged import Plugins
 from elemta.inbound.proxied import ProxyDoor
 from elemta.inbound.session import SHUTTING_DOWN, Session
 from elemta.inbound.transaction import Services
@@ -70,7 +71,9 @@ class InboundService:
         self._serving: trio.Nursery | None = None
         self._draining = False
         self._refusing = 0
-        self._left = trio.Event()
+        self._leaving = trio.lowlevel.ParkingLot()
+        #: What a listener offers, by the identity of its options.
+        self._offers: dict[int, ServerOptions] = {}
         self._deadlines = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
         self._next_accept_log = 0.0
 
@@ -83,6 +86,16 @@ class InboundService:
     def open_connections(self) -> int:
         """Sessions that are open now."""
         return self._admission.open
+
+    def adopt(self, services: Services) -> None:
+        """Serve the next clients with these. Whoever is there keeps what it began with."""
+        self._services = services
+        self._admission.limits = services.options.limits
+        self._offers.clear()
+
+    def uses(self, plugins: Plugins) -> bool:
+        """Whether a session is open whose mail these plugins are asked about."""
+        return any(session.services.plugins is plugins for session in self._sessions)
 
     @property
     def accepting(self) -> bool:
@@ -109,11 +122,20 @@ class InboundService:
                 task_status.started()
 
     def _start(self, one: Bound, accepting: trio.Nursery, sessions: trio.Nursery) -> None:
-        smtp_options = self._smtp_options(one.options)
         for listener in one.listeners:
-            accepting.start_soon(self._accept, listener, one.options, smtp_options, sessions)
+            accepting.start_soon(self._accept, listener, one.options, sessions)
 
-    def _smtp_options(self, listener: ListenerOptions) -> ServerOptions:
+    def _offer(self, listener: ListenerOptions) -> ServerOptions:
+        """What a session at this listener offers."""
+        known = self._offers.get(id(listener))
+        if known is None:
+            known = self._offers[id(listener)] = self._make_offer(listener)
+        tls = self._services.tls
+        if known.starttls and (tls is None or not tls.ready):
+            return evolve(known, starttls=False)  # the first certificate is being ordered
+        return known
+
+    def _make_offer(self, listener: ListenerOptions) -> ServerOptions:
         options = self._services.options
         limits = options.limits
         return ServerOptions(
@@ -150,13 +172,10 @@ class InboundService:
     async def _wait_until_empty(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):
             while self._sessions:
-                self._left = trio.Event()
-                await self._left.wait()
+                await self._leaving.park()
         return not self._sessions
 
-    async def _accept(
-        self, listener: Listener, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
-    ) -> None:
+    async def _accept(self, listener: Listener, options: ListenerOptions, sessions: trio.Nursery) -> None:
         refused = 0
         while True:
             try:
@@ -168,7 +187,7 @@ class InboundService:
                 continue
             except trio.ClosedResourceError:
                 return
-            if self._begin(stream, options, smtp_options, sessions):
+            if self._begin(stream, options, sessions):
                 continue
             # A flood that is refused at once comes again at once: it would leave nobody else a turn, and then not much
             # of the processor. The rest of it waits in the kernel.
@@ -178,32 +197,28 @@ class InboundService:
             else:
                 await trio.sleep(REFUSAL_REST_SECONDS)
 
-    def _begin(
-        self, stream: Stream, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
-    ) -> bool:
+    def _begin(self, stream: Stream, options: ListenerOptions, sessions: trio.Nursery) -> bool:
         """Start to serve a client, or refuse it: then False."""
         if options.proxies:
             if not self._proxies.admit(stream, options):
                 return False
-            sessions.start_soon(self._serve_proxied, stream, options, smtp_options, sessions)
+            sessions.start_soon(self._serve_proxied, stream, options, sessions)
             return True
         reply = self._judge(stream.peer.host, options)
         if reply is None:
-            sessions.start_soon(self._serve, stream, options, smtp_options)
+            sessions.start_soon(self._serve, stream, options)
             return True
         self._refuse(stream, reply, options, sessions)
         return False
 
-    async def _serve_proxied(
-        self, stream: Stream, options: ListenerOptions, smtp_options: ServerOptions, sessions: trio.Nursery
-    ) -> None:
+    async def _serve_proxied(self, stream: Stream, options: ListenerOptions, sessions: trio.Nursery) -> None:
         """Serve the client behind a proxy. Whatever counts addresses counts the client's, so the header comes first."""
         proxied = await self._proxies.receive(stream, options)
         if proxied is None:
             return
         reply = self._judge(proxied.peer.host, options)
         if reply is None:
-            await self._serve(proxied, options, smtp_options)
+            await self._serve(proxied, options)
         else:
             self._refuse(proxied, reply, options, sessions)
 
@@ -258,11 +273,10 @@ class InboundService:
         finally:
             self._refusing -= 1
 
-    async def _serve(self, stream: Stream, listener: ListenerOptions, smtp_options: ServerOptions) -> None:
+    async def _serve(self, stream: Stream, listener: ListenerOptions) -> None:
         services = self._services
-        if smtp_options.starttls and (services.tls is None or not services.tls.ready):
-            smtp_options = evolve(smtp_options, starttls=False)  # the first certificate is being ordered
-        session = Session(stream, services, listener, smtp_options=smtp_options, deadlines=self._deadlines)
+        offer = self._offer(listener)
+        session = Session(stream, services, listener, smtp_options=offer, deadlines=self._deadlines)
         self._sessions.add(session)
         services.metrics.connections.inc()
         services.metrics.connections_active.inc()
@@ -274,7 +288,7 @@ class InboundService:
             services.metrics.connection_errors.labels(cause="defect").inc()
         finally:
             self._sessions.discard(session)
-            self._left.set()
+            self._leaving.unpark_all()
             self._admission.leave(stream.peer.host)
             services.metrics.connections_active.dec()
             self._log_session(session)

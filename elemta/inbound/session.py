@@ -91,7 +91,6 @@ class Session:
         "_origin",
         "_scope",
         "_sending",
-        "_services",
         "_smtp",
         "_transaction",
         "_trusted",
@@ -104,6 +103,7 @@ class Session:
         "plugged",
         "refusals",
         "refused",
+        "services",
         "started",
         "stream",
         "tls",
@@ -121,7 +121,7 @@ class Session:
         """`deadlines` watches `due`, and calls `expire` when it has come."""
         options = services.options
         self.stream = stream
-        self._services = services
+        self.services = services
         self._listener = listener
         self._smtp = ServerConnection(smtp_options)
         plugins = services.plugins
@@ -218,7 +218,7 @@ class Session:
         if self._listener.tls is TlsMode.IMPLICIT:  # the service has asked whether it may begin
             await self._shake_hands()
         refusal = await self._refusal(Stage.CONNECT)
-        smtp.greet(refusal or Reply(220, "", f"{self._services.options.hostname} ESMTP Elemta"))
+        smtp.greet(refusal or Reply(220, "", f"{self.services.options.hostname} ESMTP Elemta"))
         while True:
             event = smtp.next_event()
             if event is NEED_DATA:
@@ -254,7 +254,7 @@ class Session:
 
     def _give_time(self) -> None:
         """Move the deadline to what the client may take for what comes next, RFC 5321 §4.5.3.2."""
-        options = self._services.options
+        options = self.services.options
         now = trio.current_time()
         if self._waiting is not _CONTENT:
             due = min(now + options.timeouts.command_timeout, self._ends_at)
@@ -298,7 +298,7 @@ class Session:
                 self._count_refusal(reply)
             case Debug(arguments):
                 if self._debug is None:
-                    self._debug = DebugContext(self._services.runtime.clock)
+                    self._debug = DebugContext(self.services.runtime.clock)
                 smtp.reply(self._debug.answer(arguments, facts_of(self, smtp.state, self._transaction)))
             case StartTls():
                 await self._start_tls()
@@ -319,7 +319,7 @@ class Session:
 
     async def _start_tls(self) -> None:
         await self._end_transaction()
-        reply = encryption.answer(self._services.tls, self.stream.peer.host)
+        reply = encryption.answer(self.services.tls, self.stream.peer.host)
         self._smtp.reply(reply)
         if reply is not encryption.GO_AHEAD:
             self._count_refusal(reply)
@@ -329,14 +329,14 @@ class Session:
 
     async def _shake_hands(self) -> None:
         """Go on over TLS, with nothing that was said before, RFC 3207 §4.2. Raises `HandshakeFailed`."""
-        tls = self._services.tls
+        tls = self.services.tls
         assert tls is not None
         self.due = inf  # the handshake has a deadline of its own
         self.stream = stream = await tls.upgrade(self.stream)
         self.tls = stream.facts
         self.helo = ""
         self._smtp.tls_started()
-        self._trusted = self._trusted or encryption.may_relay(self._services.options, self._listener, stream.facts)
+        self._trusted = self._trusted or encryption.may_relay(self.services.options, self._listener, stream.facts)
 
     async def _log_in(self, event: AuthStart | AuthResponse) -> None:
         login = self._login
@@ -387,16 +387,16 @@ class Session:
         if origin is None or (origin.protocol, origin.helo, origin.user) != (protocol, self.helo, user):
             origin = self._origin = Origin(self.client, self.helo, self._listener.name, user, protocol)
         host = self.stream.peer.host
-        transaction = self._transaction = Transaction(self._services, event, origin, host, tls=self.tls)
+        transaction = self._transaction = Transaction(self.services, event, origin, host, tls=self.tls)
         if self.plugged is not None:
-            transaction.plugged = self.plugged.mail(transaction.id, event, budget=self._services.budget)
+            transaction.plugged = self.plugged.mail(transaction.id, event, budget=self.services.budget)
         return transaction
 
     async def _recipient(self, event: RcptTo) -> Reply:
         transaction = self._transaction
         assert transaction is not None
         self._wait_for_plugins(Stage.RCPT_TO)
-        reply = await recipients.answer(self._services, transaction, event.recipient, may_relay=self.may_relay)
+        reply = await recipients.answer(self.services, transaction, event.recipient, may_relay=self.may_relay)
         if reply.code != 250:
             self._count_refusal(reply)
         return reply
@@ -418,7 +418,7 @@ class Session:
     def _wait_for_store(self, *stages: Stage) -> None:
         """Keep the client's deadline from ending a wait that is the store's, or the plugins' at these stages: they have
         deadlines of their own. What plugins change the store has to take once more."""
-        seconds = self._services.options.timeouts.commit_timeout + MARGIN_SECONDS
+        seconds = self.services.options.timeouts.commit_timeout + MARGIN_SECONDS
         if stages and self.plugged is not None:
             seconds += seconds + self.plugged.seconds(*stages)
         self._wait_at_most(seconds)
@@ -456,7 +456,7 @@ class Session:
             self._count_refusal(reply)
             return
         self.mails += 1
-        self._services.log.info("mail.accepted", **transaction.facts)
+        self.services.log.info("mail.accepted", **transaction.facts)
 
     def login_facts(self) -> dict[str, str | int]:
         """What the log says of who logged in, or tried to."""
@@ -472,7 +472,7 @@ class Session:
         self.refused = reply
         if self.plugged is not None and reply.is_permanent:
             self.plugged.ledger.refusals += 1
-        self._services.metrics.messages_refused.labels(code=str(reply.code)).inc()
+        self.services.metrics.messages_refused.labels(code=str(reply.code)).inc()
 
     async def _end_transaction(self) -> None:
         self._waiting = _ANSWER

@@ -4,8 +4,13 @@ What is not here: their exposition over HTTP (`web`), or log events (`observe.lo
 Every server has its own registry: nothing is global, and two servers in one process do not add up.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 #: Octets: from a short note to the default `max_size`.
 _SIZE_BUCKETS_OCTETS = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 26_214_400)
@@ -79,6 +84,9 @@ class Metrics:
         self.uncertain = self._counter("elemta_delivery_uncertain_total", "Attempts whose outcome was never learnt")
 
     def _plugins(self) -> None:
+        #: What each plugin took, by its name. A counter would cost a call of nothing more than the call.
+        self.plugin_seconds: dict[str, float] = defaultdict(float)
+        self.registry.register(_PluginSeconds(self.plugin_seconds))
         self.plugin_verdicts = self._counter(
             "elemta_plugin_verdicts_total", "What plugins decided, but for going on", ("plugin", "verdict")
         )
@@ -89,3 +97,17 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _PluginSeconds(Collector):
+    """The time of each plugin, looked up when somebody asks for metrics."""
+
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self._seconds = seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """One counter a plugin."""
+        family = CounterMetricFamily("elemta_plugin_seconds", "Time that plugins took", labels=["plugin"])
+        for plugin, seconds in self._seconds.items():
+            family.add_metric([plugin], seconds)
+        yield family

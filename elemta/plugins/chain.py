@@ -11,15 +11,13 @@ Failures raised: none of a plugin's; cancellation passes.
 """
 
 import dis
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from math import inf
 from typing import Any, Final, Protocol
 
 import trio
 from attrs import define, field, frozen
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
@@ -94,8 +92,6 @@ class Member:
     deadline: float
     on_error: OnError
     breaker: Breaker = field(factory=Breaker)
-    #: What its calls took in all.
-    seconds: float = 0.0
     #: Until when its failures are counted and not told, on Trio's clock; how many were not.
     told_until: float = 0.0
     untold: int = 0
@@ -157,7 +153,9 @@ class Chain:
             for stage, hooks in self._hooks.items()
         }
         self._runs: set[_Run] = set()
-        metrics.registry.register(_Seconds(self.members))
+        self._took = metrics.plugin_seconds
+        for member in self.members:
+            self._took[member.name] += 0.0  # one that is never asked has a counter all the same
         self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
 
     def has(self, stage: Stage) -> bool:
@@ -212,7 +210,7 @@ class Chain:
                 with trio.CancelScope() as run.scope:
                     await self.ask_on(run)
                 if run.scope.cancelled_caught:
-                    _charge(run, run.hooks[run.place].member, trio.current_time())
+                    self._charge(run, run.hooks[run.place].member, trio.current_time())
                     run.take(self._failed(run, run.hooks[run.place], "took too long"))
         finally:
             self._runs.discard(run)
@@ -250,7 +248,7 @@ class Chain:
             if error is not None or open_in(task) is not before:
                 answer = await self._ended(run, hook, error)
             now = current_time()
-            _charge(run, member, now)
+            self._charge(run, member, now)
             if answer is CONTINUE and not breaker.failures and not run.is_late:
                 run.place += 1
             else:
@@ -334,6 +332,14 @@ class Chain:
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
 
+    def _charge(self, run: _Run, member: Member, now: float) -> None:
+        """Put down what the call took that has just ended."""
+        took = now - run.started
+        name = member.name
+        self._took[name] += took
+        seconds = run.subject.ledger.seconds
+        seconds[name] = seconds.get(name, 0.0) + took
+
     def _account(self, run: _Run, hook: _Hook, verdict: Verdict, *, changes: int) -> None:
         if verdict is CONTINUE:
             return
@@ -361,33 +367,11 @@ def asked_in(frame: Mapping[str, Any]) -> tuple[str, str]:
     return hook.member.name, hook.stage.value
 
 
-def _charge(run: _Run, member: Member, now: float) -> None:
-    """Put down what the call took that has just ended."""
-    took = now - run.started
-    member.seconds += took
-    seconds, name = run.subject.ledger.seconds, member.name
-    seconds[name] = seconds.get(name, 0.0) + took
-
-
 @frozen
 class _Raised:
     """What a plugin raised in place of an answer."""
 
     error: BaseException
-
-
-class _Seconds(Collector):
-    """The time of each plugin, looked up when somebody asks for metrics: a counter a call would cost more than it."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = members
-
-    def collect(self) -> Iterator[Metric]:
-        """One counter a plugin."""
-        family = CounterMetricFamily("elemta_plugin_seconds", "Time that plugins took", labels=["plugin"])
-        for member in self._members:
-            family.add_metric([member.name], member.seconds)
-        yield family
 
 
 def _hooks(members: Sequence[Member], stage: Stage) -> list[_Hook]:

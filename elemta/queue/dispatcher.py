@@ -22,6 +22,7 @@ import trio
 from attrs import evolve
 
 from elemta.mail.envelope import Priority
+from elemta.plugins.chain import Chain
 from elemta.queue.agenda import Agenda, Due, Room
 from elemta.queue.priority import STARVING_AFTER_SECONDS, is_starving
 from elemta.queue.settlement import Settlement
@@ -108,6 +109,10 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Attempts that have begun and are not settled."""
         return len(self._in_hand)
+
+    def asks(self, plugins: Chain) -> bool:
+        """Whether an attempt is running about which these plugins are asked."""
+        return any(worker.plugins is plugins for worker in self._workers)
 
     def reserve(self, priority: Priority, destination: str) -> Room:
         """Keep room for a mail that will be durable soon; then `offer` it, or `cancel`.

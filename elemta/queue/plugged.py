@@ -59,10 +59,11 @@ class _Content:
 class PluggedAttempt:
     """One attempt's side of it."""
 
-    __slots__ = ("_chain", "_delivery", "_is_released", "ledger")
+    __slots__ = ("_delivery", "_is_released", "chain", "ledger")
 
     def __init__(self, chain: Chain, mail: QueuedMail, job: Job, content: StoredContent) -> None:
-        self._chain = chain
+        #: The plugins that are asked.
+        self.chain = chain
         self._is_released = HELD_KEY in mail.annotations
         self.ledger = Ledger()
         self._delivery = Delivery(
@@ -83,9 +84,9 @@ class PluggedAttempt:
 
         What an operator released is not held once more: a plugin that says the same each time would keep it for ever.
         """
-        if not self._chain.has(Stage.PRE_DELIVERY):
+        if not self.chain.has(Stage.PRE_DELIVERY):
             return None
-        verdict = await self._chain.ask(Stage.PRE_DELIVERY, self, self._delivery)
+        verdict = await self.chain.ask(Stage.PRE_DELIVERY, self, self._delivery)
         recipients = len(self._delivery.envelope.recipients)
         match verdict:
             case Reject():
@@ -99,5 +100,5 @@ class PluggedAttempt:
 
     async def after(self, outcomes: Sequence[Outcome]) -> None:
         """The attempt is settled."""
-        if self._chain.has(Stage.POST_DELIVERY):
-            await self._chain.tell(Stage.POST_DELIVERY, self, self._delivery, tuple(outcomes))
+        if self.chain.has(Stage.POST_DELIVERY):
+            await self.chain.tell(Stage.POST_DELIVERY, self, self._delivery, tuple(outcomes))

@@ -51,9 +51,7 @@ class QueueService:
         plugins: Chain | None = None,
     ) -> None:
         self._store = store
-        self._delivery = delivery
         self._runtime = runtime
-        self._options = options
         self._log = watch.log
         self._spool = Spool(store, log=watch.log, metrics=watch.metrics)
         self._shop = Workshop(store, self._spool, delivery, runtime, options, watch.log, watch.metrics, plugins)
@@ -112,6 +110,18 @@ class QueueService:
         """True while an operator wants this node to take no part in deliveries."""
         return self._dispatcher.resting
 
+    def adopt(self, delivery: Delivery, options: QueueOptions, plugins: Chain | None) -> None:
+        """Go on with these, from the next step of each mail on.
+
+        `node`, `hostname`, `max_workers`, `ageing`, `lease` and what follows them are as they were.
+        """
+        shop = self._shop
+        shop.delivery, shop.options, shop.plugins = delivery, options, plugins
+
+    def asks(self, plugins: Chain) -> bool:
+        """Whether an attempt is running about which these plugins are asked."""
+        return self._dispatcher.asks(plugins)
+
     # ---- mail in ---------------------------------------------------------------------------------
 
     async def stage(self) -> ContentWriter:
@@ -149,11 +159,11 @@ class QueueService:
         envelope = submission.envelope
         recipients = envelope.recipients
         if len(recipients) == 1:
-            destination = self._delivery.destination(recipients[0].address, submission.route)
+            destination = self._shop.delivery.destination(recipients[0].address, submission.route)
             return [self._mail(submission, submission.id, envelope, destination, now)]
         lanes: dict[str, list[Recipient]] = {}
         for recipient in recipients:
-            lanes.setdefault(self._delivery.destination(recipient.address, submission.route), []).append(recipient)
+            lanes.setdefault(self._shop.delivery.destination(recipient.address, submission.route), []).append(recipient)
         mails: list[QueuedMail] = []
         for destination, chosen in lanes.items():
             queue_id = self._runtime.ids.new_id() if mails else submission.id
@@ -165,7 +175,7 @@ class QueueService:
         self, submission: Submission, queue_id: str, envelope: Envelope, destination: str, now: float
     ) -> QueuedMail:
         # Ours from the first moment where there is room to try it at once; anybody's otherwise.
-        asked = self._delivery.priority_for(envelope.recipients[0].address, submission.route)
+        asked = self._shop.delivery.priority_for(envelope.recipients[0].address, submission.route)
         priority = first_spoken(submission.priority, asked)
         held = submission.held
         room = Room.NONE if held else self._dispatcher.reserve(priority, destination)
@@ -178,9 +188,9 @@ class QueueService:
             destination=destination,
             received_at=now,
             next_attempt_at=now,
-            expires_at=now + self._options.max_queue_time,
+            expires_at=now + self._shop.options.max_queue_time,
             priority=priority,
-            owner="" if room is Room.NONE else self._options.node,
+            owner="" if room is Room.NONE else self._shop.options.node,
             attempting_since=now if room is Room.TASK else None,
             state=QueueState.HELD if held else QueueState.ACTIVE,
             reason=held,

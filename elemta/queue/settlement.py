@@ -8,12 +8,11 @@ from hashlib import sha256
 
 from attrs import evolve, frozen
 
-from elemta.delivery.base import Content, Delivery
+from elemta.delivery.base import Content
 from elemta.mail.outcome import Attempt, AttemptResult, Deferred, Delivered, Failed, Outcome
 from elemta.queue.bounce import Report, build_bounce, original_octets, plan_reports
-from elemta.queue.options import QueueOptions
 from elemta.queue.schedule import Decision, Verdict, decide
-from elemta.runtime.world import Runtime
+from elemta.queue.workshop import Workshop
 from elemta.storage.base import ContentMissing, Insert, Settle, StoreUnavailable
 from elemta.storage.records import UNTRIED, ContentRef, Origin, Progress, QueuedMail, QueueState
 
@@ -48,16 +47,15 @@ class Settlement:
 class Settler:
     """Turns outcomes into settlements."""
 
-    def __init__(self, delivery: Delivery, runtime: Runtime, options: QueueOptions) -> None:
-        self._delivery = delivery
-        self._runtime = runtime
-        self._options = options
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
 
     async def settle(self, tried: Tried, outcomes: Sequence[Outcome]) -> Settlement:
         """Decide what follows. Awaits only to read what a report returns of the original."""
         mail = tried.mail
-        now = self._runtime.clock.wall()
-        decision = decide(mail, outcomes, policy=self._options.retry, now=now, chance=self._runtime.chance.random())
+        runtime, retry = self._shop.runtime, self._shop.options.retry
+        now = runtime.clock.wall()
+        decision = decide(mail, outcomes, policy=retry, now=now, chance=runtime.chance.random())
         plan = plan_reports(mail, decision, now=now)
         inserts = [await self._report(tried, report, now) for report in plan.reports]
         settle = Settle(
@@ -72,7 +70,7 @@ class Settler:
 
     def _next_state(self, mail: QueuedMail, decision: Decision, progress: tuple[Progress, ...]) -> QueuedMail | None:
         """The mail as it stays in the queue, nobody's (so that no settle lands twice); None when it leaves."""
-        options = self._options
+        options = self._shop.options
         if decision.state is QueueState.DELIVERED and not options.keep_delivered:
             return None
         if decision.state is QueueState.FAILED and options.failed_retention_hours <= 0:
@@ -88,11 +86,11 @@ class Settler:
         )
 
     async def _report(self, tried: Tried, report: Report, now: float) -> Insert:
-        mail, options = tried.mail, self._options
+        mail, options = tried.mail, self._shop.options
         sender = mail.envelope.reverse_path
         if sender is None:
             raise ValueError(f"a report about {mail.id}, which has a null reverse-path")
-        report_id = self._runtime.ids.new_id()
+        report_id = self._shop.runtime.ids.new_id()
         bounce = build_bounce(
             mail,
             report,
@@ -114,7 +112,7 @@ class Settler:
             content=ref,
             envelope=bounce.envelope,
             progress=(UNTRIED,) * len(bounce.envelope.recipients),
-            destination=self._delivery.destination(sender),
+            destination=self._shop.delivery.destination(sender),
             received_at=now,
             next_attempt_at=now,
             expires_at=now + options.max_queue_time,

@@ -22,6 +22,7 @@ from elemta.mail.envelope import Envelope
 from elemta.mail.outcome import Deferred, Delivered, Outcome
 from elemta.mail.reply import Reply
 from elemta.plugins.api import Stage
+from elemta.plugins.chain import Chain
 from elemta.plugins.verdicts import ROUTE_KEY
 from elemta.queue.agenda import Due
 from elemta.queue.content import StoredContent
@@ -85,7 +86,8 @@ class Worker:
     def __init__(self, shop: Workshop, supply: Supply) -> None:
         self._shop = shop
         self._supply = supply
-        self._settler = Settler(shop.delivery, shop.runtime, shop.options)
+        self._settler = Settler(shop)
+        self._plugged: PluggedAttempt | None = None
         self._recorder = Recorder(shop.log, shop.metrics)
         self._scope = trio.CancelScope()
         self._late = False
@@ -97,7 +99,6 @@ class Worker:
         self._begin: Ticket | None = None
         self._content: StoredContent | None = None
         self._outcomes: Sequence[Outcome] | None = None
-        self._plugged: PluggedAttempt | None = None
         #: A plugin wants the mail held.
         self._held: Held | None = None
         #: The gate was passed: from here on nobody can say what the remote has.
@@ -107,6 +108,11 @@ class Worker:
         self._posted = False
         self._started_at = 0.0
         self._started = 0.0
+
+    @property
+    def plugins(self) -> Chain | None:
+        """The plugins that are asked about the attempt; None where there is no attempt, or nothing to ask."""
+        return None if self._plugged is None else self._plugged.chain
 
     def overran(self) -> None:
         """End the attempt: its deadline is past."""
@@ -133,6 +139,7 @@ class Worker:
     async def _serve(self) -> None:
         while not self._late:
             due = self._due
+            self._plugged = None
             if due is None:
                 due = self._due = await self._supply.next()
             outcomes = self._outcomes = await self._deliver(due)

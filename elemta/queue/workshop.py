@@ -3,7 +3,7 @@
 What is not here: any behaviour.
 """
 
-from attrs import frozen
+from attrs import define
 from structlog.typing import FilteringBoundLogger
 
 from elemta.delivery.base import Delivery
@@ -15,9 +15,12 @@ from elemta.runtime.world import Runtime
 from elemta.storage.base import QueueStore
 
 
-@frozen
+@define(eq=False)
 class Workshop:
-    """The rooms below, and the one spool in front of the store."""
+    """The rooms below, and the one spool in front of the store.
+
+    A reload puts other `delivery`, `options` and `plugins` in their place, between two attempts as well as within one.
+    """
 
     store: QueueStore
     spool: Spool

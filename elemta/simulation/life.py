@@ -32,8 +32,8 @@ from elemta.simulation.scenario import CERT_FILE, SERVER_ADDRESS, Scenario
 from elemta.storage.base import StoreUnavailable
 from elemta.storage.inbox import MemoryInbox
 from elemta.storage.keyvalue_memory import MemoryKeyValue
-from elemta.supervisor.build import Security, Stores, World, bind, build_server
-from elemta.supervisor.plugins import plugins_of
+from elemta.supervisor.build import Security, Site, Stores, World, bind, build_server
+from elemta.supervisor.plugins import opened, plugins_of
 from elemta.supervisor.server import Server
 from elemta.supervisor.tls import load_server_tls
 
@@ -124,12 +124,10 @@ class Life:
         else:
             stores = Stores(shared, around.inbox, shared, self._plan.name)
         tls = await load_server_tls(config, self._runtime, watch)
-        plugs = plugins_of(
-            config, outside, watch, state=lambda: around.state, offered=around.scenario.plugins, watchdog=False
-        )
-        async with plugs as plugins:
+        plugs = plugins_of(config, outside, watch, state=around.state, offered=around.scenario.plugins, watchdog=False)
+        async with opened(around.state), plugs as plugins:
             security = Security(tls=tls, plugins=plugins)
-            self.server = build_server(config, outside, stores, bound=bound, watch=watch, security=security)
+            self.server = build_server(config, Site(outside, stores, bound, watch), security)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.server.run)
                 around.record.note("server", self._plan.address, "serves")

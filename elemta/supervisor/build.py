@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from elemta.auth.authenticator import Authenticator
 from elemta.config.listeners import effective_listeners
@@ -37,7 +37,7 @@ from elemta.runtime.budget import ByteBudget
 from elemta.runtime.world import Runtime
 from elemta.storage.base import QueueStore, SharedStore
 from elemta.supervisor.memory import memory_keeper
-from elemta.supervisor.server import Parts, Server
+from elemta.supervisor.server import Parts, Server, Settings
 from elemta.supervisor.transports import Workbench, make_transport
 from elemta.tls.server import ServerTls
 
@@ -85,6 +85,19 @@ class Security:
     plugins: Plugins | None = None
 
 
+@frozen(eq=False)
+class Site:
+    """What a server stands on from its start to its end, whatever its configuration says meanwhile."""
+
+    world: World
+    stores: Stores
+    bound: Sequence[Bound]
+    watch: Watch
+    pool: ConnectionPool = field(factory=ConnectionPool)
+    #: The contexts of connections to other servers.
+    tls: ClientTls = field(default=Factory(lambda site: ClientTls(site.world.runtime.threads), takes_self=True))
+
+
 async def bind(config: Config, network: Network) -> list[Bound]:
     """Bind every listener of a configuration; nobody is served yet. Raises `OSError`, and then nothing is bound.
 
@@ -118,54 +131,59 @@ def _listener_options(section: ListenerSection) -> ListenerOptions:
     )
 
 
-def build_server(
-    config: Config,
-    world: World,
-    stores: Stores,
-    *,
-    bound: Sequence[Bound],
-    watch: Watch,
-    security: Security = Security(),
-) -> Server:
-    """A server on these parts, not started."""
-    pool = ConnectionPool()
+def build_server(config: Config, site: Site, security: Security = Security()) -> Server:
+    """A server on this site, not started."""
+    world, watch = site.world, site.watch
+    settings = make_settings(config, site, security.plugins)
+    queue = QueueService(
+        site.stores.queue,
+        settings.delivery,
+        runtime=world.runtime,
+        options=settings.queue,
+        watch=watch,
+        plugins=settings.chain,
+    )
+    services = Services(
+        queue=queue,
+        recipients=settings.recipients,
+        budget=ByteBudget(config.limits.message_memory),
+        runtime=world.runtime,
+        options=settings.inbound,
+        metrics=watch.metrics,
+        log=watch.log,
+        tls=security.tls,
+        login=security.login,
+        plugins=settings.plugins,
+    )
+    inbound = InboundService(services, site.bound)
+    stores, memory = site.stores, memory_keeper(world.runtime.threads)
+    return Server(Parts(stores.queue, stores.inbox, queue, inbound, site.pool, memory), services)
+
+
+def make_settings(config: Config, site: Site, plugins: Plugins | None) -> Settings:
+    """What a server on this site has of its configuration; made anew when that is read again."""
+    world, watch = site.world, site.watch
     table = RoutingTable(config)
     listed = RecipientList(config)
     bench = Workbench(
         runtime=world.runtime,
         network=world.network,
         resolver=world.resolver,
-        inbox=stores.inbox,
+        inbox=site.stores.inbox,
         listed=listed,
-        pool=pool,
+        pool=site.pool,
         client=ClientOptions(config.hostname, config.timeouts, handshake_timeout=config.tls.handshake_timeout),
-        tls=ClientTls(world.runtime.threads),
-        ourselves=_ourselves(config, bound),
+        tls=site.tls,
+        ourselves=_ourselves(config, site.bound),
         log=watch.log,
     )
-    router = Router(table, {way: make_transport(way, bench) for way in table.ways}, log=watch.log)
-    queue = QueueService(
-        stores.queue,
-        router,
-        runtime=world.runtime,
-        options=_queue_options(config, stores),
-        watch=watch,
-        plugins=None if security.plugins is None else security.plugins.chain,
-    )
-    services = Services(
-        queue=queue,
+    return Settings(
+        delivery=Router(table, {way: make_transport(way, bench) for way in table.ways}, log=watch.log),
+        queue=_queue_options(config, site.stores),
         recipients=LocalRecipients(table, listed, mailboxes=_mailboxes(table, world.runtime)),
-        budget=ByteBudget(config.limits.message_memory),
-        runtime=world.runtime,
-        options=_inbound_options(config, table),
-        metrics=watch.metrics,
-        log=watch.log,
-        tls=security.tls,
-        login=security.login,
-        plugins=security.plugins,
+        inbound=_inbound_options(config, table),
+        plugins=plugins,
     )
-    inbound = InboundService(services, bound)
-    return Server(Parts(stores.queue, stores.inbox, queue, inbound, pool, memory_keeper(world.runtime.threads)))
 
 
 def _mailboxes(table: RoutingTable, runtime: Runtime) -> dict[Route, Maildirs]:

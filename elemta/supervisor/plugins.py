@@ -5,7 +5,7 @@ Failure raised: `CannotStart`, in words for who wrote the configuration.
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -45,28 +45,28 @@ async def plugins_of(
     world: World,
     watch: Watch,
     *,
-    state: Callable[[], KeyValueStore],
+    state: KeyValueStore,
     offered: Mapping[str, type[Plugin]] | None = None,
     watchdog: bool = True,
 ) -> AsyncIterator[Plugins | None]:
     """The plugins, started, for the block; None when the configuration asks for none. Raises `CannotStart`.
 
-    `state` makes the store of what they keep; it need not be open. `offered` are plugins beside those that are
-    installed. `watchdog` is for the real world: it needs a thread.
+    `state` has what they keep; it is open and runs. `offered` are plugins beside those that are installed. `watchdog`
+    is for the real world: it needs a thread.
     """
     wanted = wanted_plugins(config)
     if not wanted:
         yield None
         return
-    keeper, store = TaskKeeper(watch.log), state()
-    facilities = _facilities(config, world, watch, keeper=keeper, store=store)
+    keeper = TaskKeeper(watch.log)
+    facilities = _facilities(config, world, watch, keeper=keeper, store=state)
     try:
         given = {name: Found(name, one.__module__, partial(_as_is, one)) for name, one in (offered or {}).items()}
         members = load_plugins(wanted, {**known_plugins(plugin_folder(config)), **given}, facilities.host)
     except PluginsUnusable as error:
         raise CannotStart(str(error), CONFIG) from None
     chain = Chain(members, log=watch.log, metrics=watch.metrics)
-    async with _opened(store), trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
         await nursery.start(chain.run)
         if watchdog:
@@ -110,7 +110,7 @@ def route_names(config: Config) -> frozenset[str]:
 
 
 @asynccontextmanager
-async def _opened(store: KeyValueStore) -> AsyncIterator[None]:
+async def opened(store: KeyValueStore) -> AsyncIterator[None]:
     """Have the store open and running for the block. Raises `CannotStart`."""
     try:
         await store.open()

@@ -18,6 +18,7 @@ from elemta.supervisor.certificate import provide_certificate
 from elemta.supervisor.failures import NOT_PERMITTED, TEMPORARY, CannotStart
 from elemta.supervisor.lock import QueueBusy, QueueLock, QueueUnusable
 from elemta.supervisor.ready import Starter
+from elemta.supervisor.reload import ConfigSource
 from elemta.supervisor.serving import serve_here
 from elemta.supervisor.workers import run_workers
 
@@ -30,8 +31,9 @@ class ProcessOptions:
     ready_fd: int | None = None
 
 
-def run_process(config: Config, options: ProcessOptions) -> None:
+def run_process(source: ConfigSource, options: ProcessOptions) -> None:
     """Run the server until it is told to stop. Raises `CannotStart`."""
+    config = source.config
     log = make_logger(config.logging.level, config.logging.format)
     starter = Starter.of_environment(os.environ, config, ready_fd=options.ready_fd)
     with _owned(config) as lock:
@@ -40,9 +42,9 @@ def run_process(config: Config, options: ProcessOptions) -> None:
         except OSError as error:
             raise CannotStart(f"no certificate can be made in {config.queue_dir}: {error}.") from error
         if config.processes == 1:
-            serve_here(config, log, starter=starter)
+            serve_here(source, log, starter=starter)
         else:
-            run_workers(config, log, lock=lock, starter=starter)
+            run_workers(source, log, lock=lock, starter=starter)
 
 
 @contextmanager

@@ -6,12 +6,19 @@ other way, so that no mail is taken that cannot be made durable, no attempt is c
 """
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
+from elemta.delivery.base import Delivery
 from elemta.delivery.inbox import InboxStore
 from elemta.delivery.pool import ConnectionPool
+from elemta.inbound.base import Recipients
+from elemta.inbound.options import InboundOptions
+from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import InboundService
+from elemta.inbound.transaction import Services
 from elemta.net.base import Endpoint
+from elemta.plugins.chain import Chain
+from elemta.queue.options import QueueOptions
 from elemta.queue.service import QueueService
 from elemta.storage.base import QueueStore
 from elemta.supervisor.memory import MemoryKeeper
@@ -33,11 +40,29 @@ class Parts:
     memory: MemoryKeeper | None
 
 
+@frozen
+class Settings:
+    """What of a configuration may change while a server runs, as its parts take it."""
+
+    delivery: Delivery
+    queue: QueueOptions
+    recipients: Recipients
+    inbound: InboundOptions
+    plugins: Plugins | None
+
+    @property
+    def chain(self) -> Chain | None:
+        """The plugins as deliveries ask them."""
+        return None if self.plugins is None else self.plugins.chain
+
+
 class Server:
     """One running mail server."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, services: Services) -> None:
+        """`services` are what the inbound part begins with."""
         self.parts = parts
+        self._services = services
         self._stop = trio.CancelScope()
 
     @property
@@ -74,6 +99,18 @@ class Server:
     def stopped(self) -> bool:
         """True once it was told to stop, or has drained."""
         return self._stop.cancel_called
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with these: new sessions at once, mails in the queue from their next step on."""
+        self._services = evolve(
+            self._services, recipients=settings.recipients, options=settings.inbound, plugins=settings.plugins
+        )
+        self.parts.inbound.adopt(self._services)
+        self.parts.queue.adopt(settings.delivery, settings.queue, settings.chain)
+
+    def uses(self, plugins: Plugins) -> bool:
+        """Whether a session or an attempt goes on that began with these plugins."""
+        return self.parts.inbound.uses(plugins) or self.parts.queue.asks(plugins.chain)
 
     async def drain(self, seconds: float) -> bool:
         """Stop in order: clients hear 421, transactions and attempts finish within `seconds`, then `run` returns.

@@ -3,9 +3,9 @@
 What is not here: the server itself (`supervisor.server`), the lock or other processes (`supervisor.process`,
 `supervisor.workers`).
 Signals: SIGTERM or SIGINT drains within `timeouts.shutdown_timeout`, a second one stops now; SIGHUP has the
-certificates read again, or drains where it means that the terminal is gone; SIGUSR2 writes the tree of tasks to the
-log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and service managers
-send to all processes at once, drains it however often it comes.
+configuration and the certificates read again, or drains where it means that the terminal is gone; SIGUSR2 writes the
+tree of tasks to the log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and
+service managers send to all processes at once, drains it however often it comes.
 Failures raised: `CannotStart`, with one sentence that says what to do.
 """
 
@@ -25,7 +25,6 @@ from structlog.typing import FilteringBoundLogger
 from elemta.auth.authenticator import Authenticator
 from elemta.config.checks import SHARED_STORAGE
 from elemta.config.sections import Config
-from elemta.inbound.plugged import Plugins
 from elemta.inbound.service import Bound
 from elemta.net.activation import ActivatedNetwork
 from elemta.net.base import Endpoint
@@ -38,7 +37,7 @@ from elemta.resolver.dns import DnsResolver
 from elemta.runtime.garbage import settle
 from elemta.runtime.world import Runtime, system_runtime
 from elemta.supervisor.banner import dev_banner
-from elemta.supervisor.build import Security, Stores, World, bind, build_server
+from elemta.supervisor.build import Security, Site, Stores, World, bind, build_server
 from elemta.supervisor.failures import CONFIG, CannotStart, cannot_listen, reason_of
 from elemta.supervisor.health import ServerHealth
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report
@@ -46,6 +45,7 @@ from elemta.supervisor.last_resort import MARGIN_SECONDS, end_within
 from elemta.supervisor.node import node_name
 from elemta.supervisor.notify import keep_alive
 from elemta.supervisor.ready import Starter
+from elemta.supervisor.reload import ConfigSource, Reloader
 from elemta.supervisor.server import Server
 from elemta.supervisor.siblings import SocketSiblings, socket_path
 from elemta.supervisor.stores import UnusableDsn, make_plugin_state, stores_of
@@ -66,23 +66,29 @@ SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR
 
 
 def serve_here(
-    config: Config, log: FilteringBoundLogger, *, starter: Starter | None = None, inherited: Inherited | None = None
+    source: ConfigSource,
+    log: FilteringBoundLogger,
+    *,
+    starter: Starter | None = None,
+    inherited: Inherited | None = None,
 ) -> None:
     """Run a server in this process until it is told to stop; with `inherited` as a worker, which its parent speaks for.
 
     Raises `CannotStart`.
     """
     try:
-        trio.run(_Serving(config, log, starter or Starter(), inherited).run)
+        trio.run(_Serving(source, log, starter or Starter(), inherited).run)
     except BaseExceptionGroup as group:
         raise reason_of(group) from group
 
 
 class _Serving:
     def __init__(
-        self, config: Config, log: FilteringBoundLogger, starter: Starter, inherited: Inherited | None
+        self, source: ConfigSource, log: FilteringBoundLogger, starter: Starter, inherited: Inherited | None
     ) -> None:
-        self._config = config
+        self._source = source
+        #: As it was at the start.
+        self._config = source.config
         self._log = log
         self._starter = starter
         self._inherited = inherited
@@ -94,8 +100,8 @@ class _Serving:
         self._terminal = Terminal()
         self._tls: ServerTls | None = None
         self._login: Authenticator | None = None
-        self._plugins: Plugins | None = None
-        self._control_path = Path(config.queue_dir, CONTROL_NAME).absolute()
+        self._reloader: Reloader | None = None
+        self._control_path = Path(self._config.queue_dir, CONTROL_NAME).absolute()
 
     async def run(self) -> None:
         config, inherited = self._config, self._inherited
@@ -113,8 +119,10 @@ class _Serving:
                 raise CannotStart(f"{error}.", CONFIG) from error
             await self._open_login(stack)
             world = World(self._runtime, network, CachingResolver(DnsResolver(self._runtime.threads)))
-            await self._open_plugins(stack, stores, world)
-            await self._run_on(stores, bound, world)
+            async with trio.open_nursery() as nursery:
+                site = Site(world, stores, bound, Watch(self._log, self._metrics))
+                await self._run_on(site, nursery)
+                nursery.cancel_scope.cancel()
 
     async def _open_login(self, stack: AsyncExitStack) -> None:
         """Have what clients log in at run as long as the server. Raises `CannotStart`."""
@@ -130,19 +138,6 @@ class _Serving:
         except UsersUnusable as error:
             raise CannotStart(f"{error}.", CONFIG) from error
 
-    async def _open_plugins(self, stack: AsyncExitStack, stores: Stores, world: World) -> None:
-        """Have the plugins run as long as the server. Raises `CannotStart`."""
-        config = self._config
-        sections = (config.rules, config.rate_limiter, config.antispam, config.antivirus)
-        if not config.plugins.plugins and not any(section.enabled for section in sections):
-            return
-        # Late: who has no plugins does not pay for them.
-        from elemta.supervisor.plugins import plugins_of
-
-        state = partial(make_plugin_state, self._config, self._runtime, stores.database)
-        plugins = plugins_of(self._config, world, Watch(self._log, self._metrics), state=state)
-        self._plugins = await stack.enter_async_context(plugins)
-
     def _node(self) -> str:
         """The name of this process in a queue that it shares with others."""
         config = self._config
@@ -154,25 +149,27 @@ class _Serving:
         except OSError as error:
             raise CannotStart(f"this node's name cannot be kept in {config.queue_dir}: {error}.") from error
 
-    async def _run_on(self, stores: Stores, bound: Sequence[Bound], world: World) -> None:
-        watch = Watch(self._log, self._metrics)
-        self._tls = await load_server_tls(self._config, self._runtime, watch)
-        acme = await self._certificates(world, watch)
-        security = Security(tls=self._tls, login=self._login, plugins=self._plugins)
-        server = build_server(self._config, world, stores, bound=bound, watch=watch, security=security)
+    async def _run_on(self, site: Site, houses: trio.Nursery) -> None:
+        """Serve until the end; plugins live in `houses`."""
+        self._tls = await load_server_tls(self._config, self._runtime, site.watch)
+        acme = await self._certificates(site.world, site.watch)
+        make_state = partial(make_plugin_state, self._config, self._runtime, site.stores.database)
+        reloader = self._reloader = Reloader(self._source, site, houses, make_state=make_state)
+        security = Security(tls=self._tls, login=self._login, plugins=await reloader.first_plugins())
+        server = build_server(self._config, site, security)
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # A parent holds them back while it forks, so that none is lost before there is somebody to take it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._heed_signals, signals, bound, server, nursery)
+                nursery.start_soon(self._heed_signals, signals, site.bound, server, nursery)
                 if self._inherited is not None:
-                    nursery.start_soon(self._heed_parent, self._inherited, bound, server, nursery)
+                    nursery.start_soon(self._heed_parent, self._inherited, site.bound, server, nursery)
                 nursery.start_soon(keep_alive, self._starter.notifier)
                 if self._tls is not None:
                     nursery.start_soon(self._tls.run)
                 if acme is not None:
                     nursery.start_soon(acme.run)
-                await self._live(server, stores)
+                await self._live(server, site.stores)
                 nursery.cancel_scope.cancel()
 
     async def _certificates(self, world: World, watch: Watch) -> "AcmeService | None":
@@ -245,7 +242,7 @@ class _Serving:
             self._log.info("server.tasks", tree=task_tree())
         elif order is Order.RELOAD:
             self._log.info("server.reloading", signal=cause)
-            nursery.start_soon(self._reload, cause)
+            nursery.start_soon(self._reload, cause, server)
         elif order is Order.STOP:
             self._log.warning("server.stopping", signal=cause)
             self._starter.tell_stopping(0.0)
@@ -254,24 +251,27 @@ class _Serving:
         elif not self._draining:
             self._draining = True
             self._log.info("server.draining", signal=cause)
-            self._starter.tell_stopping(self._config.timeouts.shutdown_timeout)
-            self._end_within(self._config.timeouts.shutdown_timeout)
+            seconds = self._source.config.timeouts.shutdown_timeout
+            self._starter.tell_stopping(seconds)
+            self._end_within(seconds)
             nursery.start_soon(self._drain, server)
 
-    async def _reload(self, cause: str) -> None:
+    async def _reload(self, cause: str, server: Server) -> None:
         self._starter.tell_reloading()
         if self._tls is not None:
             await self._tls.reload(cause)
+        if self._reloader is not None:
+            await self._reloader.reload(server)
         if not self._draining:
             self._starter.tell_reloaded()
 
     def _end_within(self, seconds: float) -> None:
         """Plugins are anybody's code: where there are any, the end does not depend on them."""
-        if self._plugins is not None:
+        if self._reloader is not None and self._reloader.has_plugins:
             end_within(seconds + MARGIN_SECONDS, self._log)
 
     async def _drain(self, server: Server) -> None:
-        in_order = await server.drain(self._config.timeouts.shutdown_timeout)
+        in_order = await server.drain(self._source.config.timeouts.shutdown_timeout)
         self._log.info("server.drained", in_order=in_order)
 
     # ---- the web side ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from math import inf
 
 from structlog.typing import FilteringBoundLogger
 
+from elemta.config.problems import ConfigError
 from elemta.config.sections import Config
 from elemta.net.balance import ABSENT, Share, Tally
 from elemta.supervisor.backoff import Backoff
@@ -31,6 +32,7 @@ from elemta.supervisor.failures import FAILED, CannotStart
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, Shared, shared_sockets
 from elemta.supervisor.lock import QueueLock
 from elemta.supervisor.ready import Starter
+from elemta.supervisor.reload import ConfigSource, problems_of
 from elemta.supervisor.server import CLOSE_SECONDS
 from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, Terminal, say_ready, serve_here
 
@@ -69,11 +71,11 @@ class _Worker:
                 self.line.send(order.value + b"\n")
 
 
-def run_workers(config: Config, log: FilteringBoundLogger, *, lock: QueueLock, starter: Starter) -> None:
+def run_workers(source: ConfigSource, log: FilteringBoundLogger, *, lock: QueueLock, starter: Starter) -> None:
     """Run `config.processes` workers until told to stop. Raises `CannotStart`."""
-    _import_all(config)
-    with shared_sockets(config, starter.sockets) as shared, _signals() as signals:
-        _Parent(config, log, lock, shared=shared, signals=signals, starter=starter).run()
+    _import_all(source.config)
+    with shared_sockets(source.config, starter.sockets) as shared, _signals() as signals:
+        _Parent(source, log, lock, shared=shared, signals=signals, starter=starter).run()
 
 
 def _import_all(config: Config) -> None:
@@ -108,7 +110,7 @@ def _signals() -> Iterator[socket.socket]:
 class _Parent:
     def __init__(
         self,
-        config: Config,
+        source: ConfigSource,
         log: FilteringBoundLogger,
         lock: QueueLock,
         *,
@@ -116,7 +118,7 @@ class _Parent:
         signals: socket.socket,
         starter: Starter,
     ) -> None:
-        self._config = config
+        self._source = source
         self._log = log
         self._lock = lock
         self._shared = shared
@@ -131,8 +133,8 @@ class _Parent:
         self._failure: CannotStart | None = None
         self._selector = selectors.DefaultSelector()
         chance = random.Random()
-        self._tally = Tally(config.processes)
-        self._workers = [_Worker(number, chance) for number in range(1, config.processes + 1)]
+        self._tally = Tally(source.config.processes)
+        self._workers = [_Worker(number, chance) for number in range(1, source.config.processes + 1)]
 
     def run(self) -> None:
         self._selector.register(self._signals, selectors.EVENT_READ, self._hear_signals)
@@ -173,11 +175,19 @@ class _Parent:
                 if number == signal.SIGUSR2:
                     self._tell(Order.TASKS)
                 elif number == signal.SIGHUP and not self._terminal.is_gone:
-                    self._starter.tell_reloading()
-                    self._tell(Order.RELOAD)
-                    self._starter.tell_reloaded()
+                    self._reload()
                 elif number in SIGNALS:
                     self._end(Order.STOP if self._ending else Order.DRAIN, signal.Signals(number).name)
+
+    def _reload(self) -> None:
+        """Have each worker read everything again, and do so here for workers that are started later."""
+        self._starter.tell_reloading()
+        try:
+            self._source.config = self._source.read().config
+        except ConfigError as error:
+            self._log.error("config.reload_failed", problems=problems_of(error), kept="the configuration as it was")
+        self._tell(Order.RELOAD)
+        self._starter.tell_reloaded()
 
     def _tell(self, order: Order) -> None:
         for worker in self._workers:
@@ -189,7 +199,7 @@ class _Parent:
         self._log.info("server.draining" if order is Order.DRAIN else "server.stopping", signal=cause)
         self._shared.close_listeners()
         self._tell(order)
-        drain = self._config.timeouts.shutdown_timeout if order is Order.DRAIN else 0.0
+        drain = self._source.config.timeouts.shutdown_timeout if order is Order.DRAIN else 0.0
         self._starter.tell_stopping(drain)
         self._kill_at = time.monotonic() + drain + CLOSE_SECONDS + WEB_STOP_SECONDS + KILL_MARGIN_SECONDS
 
@@ -271,7 +281,7 @@ class _Parent:
     def _announce(self) -> None:
         self._announced = True
         web = None if self._shared.web is None else self._shared.web.local
-        say_ready(self._config, self._log, endpoints=self._shared.endpoints, web=web, starter=self._starter)
+        say_ready(self._source.config, self._log, endpoints=self._shared.endpoints, web=web, starter=self._starter)
 
     # ---- in the worker -----------------------------------------------------------------------
 
@@ -282,8 +292,8 @@ class _Parent:
             ours.close()
             self._leave_the_parent()
             share = Share(self._tally, worker.number - 1)
-            inherited = Inherited(worker.number, self._config.processes, self._shared, theirs, share)
-            status = _serve(self._config, self._log.bind(worker=worker.number), inherited)
+            inherited = Inherited(worker.number, self._source.config.processes, self._shared, theirs, share)
+            status = _serve(self._source, self._log.bind(worker=worker.number), inherited)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -304,10 +314,10 @@ class _Parent:
             os.close(self._starter.ready_fd)
 
 
-def _serve(config: Config, log: FilteringBoundLogger, inherited: Inherited) -> int:
+def _serve(source: ConfigSource, log: FilteringBoundLogger, inherited: Inherited) -> int:
     """The whole life of a worker; its exit status."""
     try:
-        serve_here(config, log, inherited=inherited)
+        serve_here(source, log, inherited=inherited)
     except CannotStart as error:
         log.error("worker.cannot_start", error=str(error))
         with suppress(OSError):

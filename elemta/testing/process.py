@@ -40,13 +40,19 @@ class ServerProcess:
         self.folder = folder
         self._config_path = folder / "elemta.conf"
         self._log_path = folder / "elemta.log"
-        full = {"queue_dir": str(folder / "queue"), **config}
-        if "listeners" not in full:
-            full.setdefault("listen_addr", "127.0.0.1:0")
-        full.setdefault("web", {"enabled": False})
-        self._config_path.write_text(json.dumps(full))
         self._process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
+        self.configure(config)
+
+    def configure(self, config: Mapping[str, Any] | str) -> None:
+        """Write the configuration, which the next start reads, or a SIGHUP; a text is written as it is."""
+        if not isinstance(config, str):
+            full = {"queue_dir": str(self.folder / "queue"), **config}
+            if "listeners" not in full:
+                full.setdefault("listen_addr", "127.0.0.1:0")
+            full.setdefault("web", {"enabled": False})
+            config = json.dumps(full)
+        self._config_path.write_text(config)
 
     def __enter__(self) -> Self:
         return self.start()

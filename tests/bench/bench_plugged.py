@@ -107,7 +107,7 @@ async def seconds(plugins: int) -> float:
         service = InboundService(services, [])
         listener = ListenerOptions(name="smtp", address="memory")
         begin = time.thread_time()
-        await service._serve(Ready(MAILS), listener, service._smtp_options(listener))
+        await service._serve(Ready(MAILS), listener)
         took = time.thread_time() - begin
         assert queue.taken == MAILS, "every mail was taken"
         nursery.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from attrs import evolve
 
 from elemta.mail.envelope import Priority
 from elemta.mail.outcome import AttemptResult
+from elemta.queue.schedule import RetryPolicy
 from elemta.queue.submission import SubmissionTimeout
 from elemta.queue.upkeep import UPKEEP_SECONDS
 from elemta.storage.base import (
@@ -28,7 +29,7 @@ from elemta.storage.base import (
 )
 from elemta.storage.records import ContentRef, QueueState
 from tests.queue import world as world_module
-from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, World, insert, mail, submission
+from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, ScriptedDelivery, World, insert, mail, submission
 
 Clock = trio.testing.MockClock
 HOUR = 3600.0
@@ -83,6 +84,26 @@ async def test_a_route_s_priority_counts_for_its_part_where_the_mail_says_nothin
         await world.submit("b@low.example", priority=Priority.HIGH)
     first, second = ([c.mail.priority for c in batch if isinstance(c, Insert)] for batch in world.store.changes()[:2])
     assert first + second == [Priority.LOW, Priority.NORMAL, Priority.HIGH]
+
+
+async def test_other_settings_hold_from_the_next_step_of_each_mail_on(world: World, autojump_clock: Clock) -> None:
+    world.delivery.script("a@dest.example", BUSY, BUSY, TAKEN)
+    other = ScriptedDelivery()
+    async with world.running():
+        first = await world.submit("a@dest.example")
+        await trio.sleep(1)
+        quick = evolve(world.options, retry=RetryPolicy((7.0,), 10), max_queue_time=1000)
+        world.service.adopt(world.delivery, quick, None)
+        await trio.sleep(world.options.retry.schedule[0])
+        later = await world.submit("b@dest.example")
+        found = await world.service.get(first)
+        assert found is not None
+        assert found.next_attempt_at - EPOCH == pytest.approx(world.options.retry.schedule[0] + 7, abs=1)
+        assert found.expires_at == EPOCH + 172_800, "as long as it was promised"
+        world.service.adopt(other, quick, None)
+        await trio.sleep(20)
+    assert [queue_id for queue_id, _, _ in other.received] == [first]
+    assert [queue_id for queue_id, _, _ in world.delivery.received] == [later]
 
 
 async def test_staged_content_is_delivered(world: World, autojump_clock: Clock) -> None:

@@ -21,7 +21,12 @@ from elemta.cli.main import main
 from elemta.supervisor import process
 
 number, run_process = int(sys.argv.pop(1)), process.run_process
-process.run_process = lambda config, options: run_process(attrs.evolve(config, processes=number), options)
+
+def run_several(source, options):
+    source.config = attrs.evolve(source.config, processes=number)
+    run_process(source, options)
+
+process.run_process = run_several
 main()
 """
 

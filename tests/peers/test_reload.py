@@ -1,0 +1,163 @@
+"""A configuration that is read again while the server runs: promise 30, the half about a reload.
+
+What is not here: certificates (`test_tls_in`), what the service manager hears (`tests/supervisor`).
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elemta.testing.process import ServerProcess
+from elemta.testing.sink import RecordingSink
+from tests.datasource.servers import SERVERS, empty_database
+from tests.peers.test_plugged_server import plugin
+from tests.peers.test_workers import dsn_of
+from tests.peers.wire import Wire, free_port, wait_until
+
+MAIL = b"MAIL FROM:<s@example.org>\r\n"
+STRANGER = b"RCPT TO:<r@elsewhere.example>\r\n"
+DISCARDING: dict[str, Any] = {"hostname": "mx.example.com", "routes": [{"domain": "*", "transport": "discard"}]}
+OPEN = {**DISCARDING, "allowed_relays": ["127.0.0.1"]}
+
+
+def events(server: ServerProcess, name: str) -> list[dict[str, Any]]:
+    return [event for event in server.events if event["event"] == name]
+
+
+def reload(server: ServerProcess, config: Any, event: str = "config.reloaded", *, times: int = 1) -> Any:
+    """Have another configuration read; the last event that says what came of it."""
+    before = len(events(server, event))
+    server.configure(config)
+    os.kill(server.pid, signal.SIGHUP)
+    wait_until(lambda: len(events(server, event)) >= before + times, event)
+    return events(server, event)[-1]
+
+
+def stopped(server: ServerProcess) -> list[str]:
+    return [event["word"] for event in events(server, "stopped")]
+
+
+def begun(server: ServerProcess) -> Wire:
+    wire = Wire(server.port)
+    wire.greeting()
+    wire.ask(b"EHLO client.example\r\n")
+    assert wire.ask(MAIL).startswith(b"250 ")
+    return wire
+
+
+def deliver(server: ServerProcess) -> bytes:
+    with begun(server) as wire:
+        assert wire.ask(STRANGER).startswith(b"250 ")
+        wire.ask(b"DATA\r\n")
+        return wire.ask(b"Subject: x\r\n\r\nbody\r\n.\r\n")
+
+
+def test_who_comes_finds_what_changed_and_who_is_there_what_was(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, DISCARDING) as server, begun(server) as there:
+        told = reload(server, {**OPEN, "max_size": 1000, "limits": {"max_connections_per_address": 2}})
+        assert told["changed"] == ["max_size", "allowed_relays", "limits"]
+        assert told["after_restart"] == []
+        assert there.ask(STRANGER).startswith(b"550 "), "it goes on by what it began with"
+        with Wire(server.port) as wire:
+            wire.greeting()
+            assert b"SIZE 1000" in wire.ask(b"EHLO client.example\r\n")
+            wire.ask(MAIL)
+            assert wire.ask(STRANGER).startswith(b"250 ")
+            with Wire(server.port) as third:
+                assert third.greeting().startswith(b"421 ")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('{"max_size": 100,}', "elemta.conf:1"),
+        ({**OPEN, "max_sise": 1000}, "max_sise"),
+        ({**OPEN, "routes": [{"domain": "*", "transport": "pigeon"}]}, "routes[0].transport"),
+        ({**OPEN, "rules": {"enabled": True, "path": "/nowhere"}}, "/nowhere"),
+        ({**OPEN, "plugins": {"plugins": ["nobody"]}}, "nobody"),
+    ],
+)
+def test_what_is_not_sound_changes_nothing(tmp_path: Path, config: Any, says: str) -> None:
+    with ServerProcess(tmp_path, DISCARDING) as server:
+        told = reload(server, config, "config.reload_failed")
+        assert says in " ".join(told["problems"])
+        with begun(server) as wire:
+            assert wire.ask(STRANGER).startswith(b"550 ")
+        assert reload(server, OPEN)["changed"] == ["allowed_relays"], "the next one is taken over"
+        assert deliver(server).startswith(b"250 ")
+
+
+def test_a_plugin_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    quick = plugin(tmp_path, "quick", "    async def on_connect(self, session):\n        return CONTINUE\n")
+    broken = plugin(tmp_path, "broken", '    async def start(self):\n        raise ValueError("no licence")\n')
+    folder = {"plugin_path": str(tmp_path / "plugins")}
+    with ServerProcess(tmp_path, {**DISCARDING, "plugins": {**folder, "plugins": [quick]}}) as server:
+        config = {**OPEN, "plugins": {**folder, "plugins": [quick, broken]}}
+        told = reload(server, config, "config.reload_failed")
+        assert "no licence" in told["problems"][0]
+        with begun(server) as wire:
+            assert wire.ask(STRANGER).startswith(b"550 ")
+
+
+def test_what_needs_a_new_start_is_named(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, DISCARDING) as server:
+        config = {**OPEN, "hostname": "other.example.com", "max_workers": 7, "limits": {"message_memory": 10_000_000}}
+        told = reload(server, config)
+        assert told["changed"] == ["allowed_relays"]
+        assert sorted(told["after_restart"]) == ["hostname", "limits.message_memory", "max_workers"]
+        with Wire(server.port) as wire:
+            assert b"mx.example.com" in wire.greeting()
+
+
+def test_mail_that_waits_takes_the_new_way(tmp_path: Path) -> None:
+    away = {"hostname": "mx.example.com", "allowed_relays": ["127.0.0.1"], "retry_schedule": [1, 1, 1]}
+
+    def by(port: int) -> list[dict[str, Any]]:
+        return [{"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}]
+
+    with RecordingSink() as sink, ServerProcess(tmp_path, {**away, "routes": by(free_port())}) as server:
+        assert deliver(server).startswith(b"250 ")
+        wait_until(lambda: bool(events(server, "delivery.outcome")), "the smarthost is away")
+        reload(server, {**away, "routes": by(sink.port)})
+        wait_until(lambda: events(server, "delivery.outcome")[-1]["result"] == "delivered", "by the new smarthost")
+
+
+def test_each_session_keeps_the_plugins_that_it_began_with(tmp_path: Path) -> None:
+    def refusing(word: str) -> dict[str, Any]:
+        body = f"""\
+    async def stop(self):
+        self.host.log.info("stopped", word="{word}")
+
+    async def on_rcpt_to(self, mail, recipient):
+        return Reject("{word}")
+"""
+        entry = plugin(tmp_path, "refusing", body)
+        return {**OPEN, "plugins": {"plugin_path": str(tmp_path / "plugins"), "plugins": [entry]}}
+
+    with ServerProcess(tmp_path, refusing("first")) as server:
+        with begun(server) as there:
+            reload(server, refusing("second"))
+            assert b"first" in there.ask(STRANGER)
+            with begun(server) as wire:
+                assert b"second" in wire.ask(STRANGER)
+            assert not events(server, "stopped"), "they are asked as long as there is somebody to ask about"
+        wait_until(lambda: stopped(server) == ["first"], "nobody has them any more")
+        reload(server, OPEN)
+        assert deliver(server).startswith(b"250 ")
+        wait_until(lambda: stopped(server) == ["first", "second"], "and none followed")
+
+
+@pytest.mark.parametrize("dialect", SERVERS[:1])
+def test_workers_that_are_there_and_workers_that_come_later(tmp_path: Path, dialect: Any) -> None:
+    with empty_database(dialect) as options:
+        both = {"processes": 2, "storage": {"type": dialect.value, "dsn": dsn_of(options)}}
+        with ServerProcess(tmp_path, {**DISCARDING, **both}) as server:
+            reload(server, {**OPEN, **both}, times=2)
+            assert {event["worker"] for event in events(server, "config.reloaded")} == {1, 2}
+            for worker in events(server, "worker.started"):
+                os.kill(worker["pid"], signal.SIGKILL)
+            wait_until(lambda: len(events(server, "worker.ready")) == 4, "others take their places")
+            assert deliver(server).startswith(b"250 ")
