@@ -30,7 +30,7 @@ from elemta.net.base import Endpoint
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import CONTINUE, Continue, Discard, OnError, Plugin, Quarantine, Stage, Verdict
 from elemta.plugins.chain import Chain, Member
-from elemta.plugins.costs import Cost
+from elemta.plugins.costs import Cost, Ledger
 from elemta.plugins.host import Facilities
 from elemta.plugins.loader import Found, load_plugins
 from elemta.plugins.mail import MailInHand, SessionFacts
@@ -150,6 +150,7 @@ class PluginBench:
         )
         visit = _Visit(self, session, mail)
         await visit.session([Stage.CONNECT, Stage.HELO, *([Stage.AUTH] if session.user else [])])
+        mail.ledger = Ledger(session.ledger)  # it begins here, with what its session cost so far
         await visit.envelope([Recipient(parse_address(one)) for one in recipients])
         await visit.content(_NEWLINE.sub(b"\r\n", content))
         mail.end_tasks()
