@@ -141,8 +141,10 @@ class PluggedSession:
 
     async def end(self) -> None:
         """The session is over."""
-        self._client = None  # it knows us: two that know each other wait for the garbage collector
         chain = self._plugins.chain
+        if chain.has(Stage.DISCONNECT):
+            self._know()
+        self._client = None  # it knows us: two that know each other wait for the garbage collector
         if chain.has(Stage.DISCONNECT):
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await chain.tell(Stage.DISCONNECT, self, self.facts)

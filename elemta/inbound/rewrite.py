@@ -1,7 +1,6 @@
 """Writes down a mail that plugins changed, in memory where it is small, into the store where it is large.
 
-What is not here: which changes (`plugins.mail`). Failures raised: `StoreUnavailable`, `StoreFull`; then what was staged
-is thrown away.
+What is not here: which changes (`plugins.mail`). Failures raised: `StoreUnavailable`, `StoreFull`, `ContentAway`.
 """
 
 from hashlib import sha256
@@ -11,7 +10,7 @@ import trio
 from attrs import evolve, frozen
 
 from elemta.inbound.base import Queue
-from elemta.plugins.content import Reader
+from elemta.plugins.api import ContentAway
 from elemta.plugins.mail import MailInHand
 from elemta.storage.base import ContentMissing, ContentWriter, StoreUnavailable
 from elemta.storage.records import INLINE_CONTENT_OCTETS, PIECE_OCTETS, ContentRef
@@ -28,31 +27,50 @@ class Octets:
     content: bytes | None
 
 
-def reader_of(queue: Queue, octets: Octets) -> Reader:
-    """Reads the content, wherever it lies. It raises `StoreUnavailable`."""
-    ref, content = octets.ref, octets.content
+class ContentReader:
+    """Reads the content of a mail, wherever it lies."""
 
-    async def read(offset: int, limit: int) -> bytes:
+    __slots__ = ("_octets", "_queue", "failure")
+
+    def __init__(self, queue: Queue, octets: Octets) -> None:
+        self._queue = queue
+        self._octets = octets
+        #: Why it could not be read: then no plugin has judged the mail, whatever it answers.
+        self.failure: StoreUnavailable | None = None
+
+    async def read(self, offset: int, limit: int) -> bytes:
+        """At most `limit` octets from `offset`. Raises `ContentAway`."""
+        content = self._octets.content
         if content is not None:
             return content[offset : offset + limit]
         try:
-            return await queue.read(ref, offset, limit)
+            return await self._queue.read(self._octets.ref, offset, limit)
+        except StoreUnavailable as error:
+            self.failure = error
         except ContentMissing as error:
-            raise StoreUnavailable(f"what was just stored cannot be read: {error}") from error
+            self.failure = StoreUnavailable(f"what was just stored cannot be read: {error}")
+        raise ContentAway(str(self.failure)) from self.failure
 
-    return read
 
+class Rewriting:
+    """A mail with the changes of plugins, written down anew. `abandon` is safe at any time."""
 
-async def rewritten(queue: Queue, octets: Octets, mail: MailInHand) -> Octets:
-    """The content with the changes. Raises `StoreUnavailable`, `StoreFull`."""
-    writer = await queue.stage() if mail.content.size > INLINE_CONTENT_OCTETS else None
-    try:
-        return await _written(octets, mail, writer)
-    except BaseException:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._writer: ContentWriter | None = None
+
+    async def write(self, octets: Octets, mail: MailInHand) -> Octets:
+        """The content with the changes. Raises `StoreUnavailable`, `StoreFull`, `ContentAway`."""
+        if mail.content.size > INLINE_CONTENT_OCTETS:
+            self._writer = await self._queue.stage()
+        return await _written(octets, mail, self._writer)
+
+    async def abandon(self) -> None:
+        """Throw away what was staged."""
+        writer, self._writer = self._writer, None
         if writer is not None:
             with trio.move_on_after(ABANDON_SECONDS, shield=True):
                 await writer.abandon()
-        raise
 
 
 async def _written(octets: Octets, mail: MailInHand, writer: ContentWriter | None) -> Octets:

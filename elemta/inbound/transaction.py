@@ -14,13 +14,14 @@ from elemta.inbound.base import Queue, Recipients
 from elemta.inbound.gather import Gathering
 from elemta.inbound.options import InboundOptions, ListenerOptions
 from elemta.inbound.plugged import PluggedMail, Plugins
-from elemta.inbound.rewrite import Octets, reader_of, rewritten
+from elemta.inbound.rewrite import ContentReader, Octets, Rewriting
 from elemta.mail.envelope import Envelope, Priority, Recipient
 from elemta.mail.headers import HeaderFault, count_field, header_block, header_end, header_fault
 from elemta.mail.reply import Reply
 from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
-from elemta.plugins.api import Stage
+from elemta.plugins.api import ContentAway, Stage
+from elemta.plugins.mail import MailInHand
 from elemta.plugins.verdicts import Discard, Quarantine
 from elemta.queue.priority import combine
 from elemta.queue.submission import Submission, SubmissionTimeout
@@ -77,6 +78,8 @@ class Transaction:
         self._failure: Reply | None = None
         #: What plugins see of it; None without plugins.
         self.plugged: PluggedMail | None = None
+        #: What they changed of it, until it is in the queue.
+        self._rewriting: Rewriting | None = None
 
     @property
     def sender(self) -> str:
@@ -194,18 +197,26 @@ class Transaction:
         refusal = await plugged.refusal(Stage.DATA_HEADERS)
         if refusal is not None:
             return refusal
-        in_hand.content_came(
-            reader_of(self._services.queue, mail), header_octets=mail.ref.header_octets, size=mail.ref.size
-        )
+        reader = ContentReader(self._services.queue, mail)
+        in_hand.content_came(reader.read, header_octets=mail.ref.header_octets, size=mail.ref.size)
         refusal = await plugged.refusal(Stage.DATA_COMPLETE)
+        if reader.failure is not None:
+            raise reader.failure
         if refusal is not None:
             return refusal
         if isinstance(plugged.fate, Discard) or not in_hand.recipients:
             return await self._thrown_away(plugged)
         if in_hand.is_changed:
-            mail = await rewritten(self._services.queue, mail, in_hand)
+            mail = await self._rewritten(mail, in_hand, reader)
             await self.content.abandon_staged()  # what a plugin changed replaces it, in memory as well
         return mail
+
+    async def _rewritten(self, mail: Octets, in_hand: MailInHand, reader: ContentReader) -> Octets:
+        self._rewriting = Rewriting(self._services.queue)
+        try:
+            return await self._rewriting.write(mail, in_hand)
+        except ContentAway as error:
+            raise reader.failure or StoreUnavailable(str(error)) from error
 
     def _submission(self, mail: Octets, priority: Priority) -> Submission:
         plugged = self.plugged
@@ -265,3 +276,5 @@ class Transaction:
         if self.plugged is not None:
             self.plugged.abandon()
         await self.content.abandon()
+        if self._rewriting is not None:
+            await self._rewriting.abandon()

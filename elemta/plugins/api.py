@@ -228,7 +228,7 @@ class Content(Protocol):
         ...
 
     async def read(self, offset: int, limit: int) -> bytes:
-        """At most `limit` octets from `offset`; empty at the end."""
+        """At most `limit` octets from `offset`; empty at the end. Raises `ContentAway`, best let pass."""
         ...
 
     def chunks(self, offset: int = 0) -> AsyncIterator[bytes]:
@@ -323,6 +323,10 @@ class PluginFailed(Exception):
 
 class SharedAway(PluginFailed):
     """The key-value store does not answer: it says why."""
+
+
+class ContentAway(Exception):
+    """The store does not give a mail's content just now: it says why. No plugin's failure: the mail is deferred."""
 
 
 class KeyValue(Protocol):

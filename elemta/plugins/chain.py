@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
-from elemta.plugins.api import OnError, Plugin, PluginFailed, Stage
+from elemta.plugins.api import ContentAway, OnError, Plugin, PluginFailed, Stage
 from elemta.plugins.breaker import REST_SECONDS, Breaker
 from elemta.plugins.containment import to_pass
 from elemta.plugins.costs import Ledger
@@ -44,6 +44,7 @@ _ERROR_CHARACTERS: Final = 500
 FAILURE_LOG_SECONDS: Final = 10.0
 
 _NOT_NOW = Defer("a filter of this server fails, try again later", 451, "4.3.0")
+_NO_CONTENT = Defer("the mail cannot be read now, try again later", 451, "4.3.0")
 _NOT_EVER = Reject("a filter of this server fails, and nothing passes without it", 550, "5.3.0")
 _POLICY: Final[Mapping[OnError, Verdict]] = {
     OnError.ACCEPT: CONTINUE,
@@ -276,6 +277,8 @@ class Chain:
 
     def _taken(self, run: _Run, hook: _Hook, answer: object) -> Verdict:
         """A plugin's answer, once it is sound and its changes are made."""
+        if isinstance(answer, _Raised) and isinstance(answer.error, ContentAway):
+            return _NO_CONTENT if hook.stage in VERDICTS else CONTINUE
         if isinstance(answer, _Raised):
             return self._failed(run, hook, "raised", answer.error)
         if run.is_late:

@@ -11,13 +11,14 @@ from attrs import evolve, frozen
 
 from elemta.delivery.base import Job
 from elemta.mail.outcome import Deferred, Failed, Outcome
-from elemta.plugins.api import Delivery, Stage
+from elemta.plugins.api import ContentAway, Delivery, Stage
 from elemta.plugins.chain import Chain
 from elemta.plugins.content import Chunks
 from elemta.plugins.costs import Ledger
 from elemta.plugins.mail import frozen_annotations
 from elemta.plugins.verdicts import Change, Defer, Quarantine, Reject
 from elemta.queue.content import StoredContent
+from elemta.storage.base import ContentMissing, StoreUnavailable
 from elemta.storage.records import QueuedMail
 
 #: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
@@ -48,8 +49,11 @@ class _Content:
         self.header_octets = header_octets
 
     async def read(self, offset: int, limit: int) -> bytes:
-        """At most `limit` octets from `offset`; empty at the end."""
-        return await self._stored.read(offset, limit)
+        """At most `limit` octets from `offset`; empty at the end. Raises `ContentAway`."""
+        try:
+            return await self._stored.read(offset, limit)
+        except (StoreUnavailable, ContentMissing) as error:
+            raise ContentAway(str(error)) from error
 
     def chunks(self, offset: int = 0) -> Chunks:
         """All octets from `offset`, piece by piece."""

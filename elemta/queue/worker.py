@@ -285,7 +285,8 @@ class Worker:
                 progress[index] = evolve(progress[index], status=RecipientStatus.DELIVERED)
         held = evolve(mail, state=QueueState.HELD, reason=reason, progress=tuple(progress), owner="")
         result = await self._shop.spool.commit(Settle(mail.id, options.node, due.token, held))
-        self._shop.log.error("queue.held", queue_id=mail.id, reason=reason, result=result.value)
+        tell = self._shop.log.error if self._held is None else self._shop.log.info
+        tell("queue.held", queue_id=mail.id, reason=reason, result=result.value)
         self._forget_attempt()
         self._supply.dropped(due)
 

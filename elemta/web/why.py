@@ -11,6 +11,9 @@ from attrs import frozen
 
 from elemta.mail.outcome import Attempt
 from elemta.mail.reply import Reply
+from elemta.plugins.costs import read_kept
+from elemta.plugins.verdicts import COSTS_KEY
+from elemta.queue.plugged import HELD_KEY
 from elemta.storage.records import Progress, QueuedMail, QueueState, RecipientStatus
 
 
@@ -29,7 +32,7 @@ class Reason:
     """Why one recipient has not got its mail.
 
     `since` and `until` bound the wait where they are known, `source` is what it comes from (the reply of a remote host,
-    an operator), `hint` the command that changes it. `next_attempt` is None where nothing is tried.
+    an operator, a plugin), `hint` the command that changes it. `next_attempt` is None where nothing is tried.
     """
 
     recipient: str
@@ -131,9 +134,18 @@ class _Wait:
             recipient=self.address,
             code=Code.HELD,
             text=f"held: {mail.reason}" if mail.reason else "held by an operator",
-            source="operator",
+            source=self._holder(),
             hint=f"elemta queue release {mail.id}",
         )
+
+    def _holder(self) -> str:
+        """Who holds the mail: a plugin when it came, or before its delivery, or else an operator."""
+        annotations = self.mail.annotations
+        costs = read_kept(annotations.get(COSTS_KEY, ""))
+        holders = [name for name, cost in costs.items() if cost.verdict == "quarantine"]
+        if holders and not self.mail.attempts:
+            return f"plugin {holders[0]}"
+        return "a plugin" if annotations.get(HELD_KEY) == self.mail.reason else "operator"
 
     def _failed(self) -> Reason:
         reply = self._reply()

@@ -154,3 +154,12 @@ def test_a_plugin_may_refuse_who_has_the_right_password(server: ServerProcess, m
 
 def log_in_again(wire: Wire) -> bytes:
     return wire.ask(b"AUTH PLAIN AGEAYg==\r\n")
+
+
+def test_a_refused_login_is_forgotten_to_the_end(server: ServerProcess) -> None:
+    with encrypted(server, "night.example") as wire:
+        assert codes(log_in(wire, "PLAIN")) == [535]
+        assert codes(wire.ask(b"QUIT\r\n")) == [221]
+    wait_until(lambda: seen(server)[-1]["stage"] == "disconnect", "the session has ended")
+    last = seen(server)[-1]
+    assert [last[fact] for fact in ("stage", "user", "may_relay")] == ["disconnect", "", False]

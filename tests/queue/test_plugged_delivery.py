@@ -20,10 +20,10 @@ from elemta.plugins.api import (
     Reject,
     Verdict,
 )
-from elemta.storage.base import Filter, Order, Verb
-from elemta.storage.records import QueueState
+from elemta.storage.base import Filter, Order, StoreUnavailable, Verb
+from elemta.storage.records import ContentRef, QueueState
 from tests.plugins.fakes import chain_of
-from tests.queue.world import EPOCH, World, submission
+from tests.queue.world import CONTENT, EPOCH, World, submission
 
 
 def deciding(*verdicts: Verdict) -> type[Plugin]:
@@ -49,6 +49,36 @@ async def test_a_deferral_is_tried_again(autojump_clock: object) -> None:
             assert not world.delivery.calls, "no transport was asked"
             await trio.sleep(100)
             assert [call.id for call in world.delivery.calls] == [queue_id]
+
+
+async def test_content_that_cannot_be_read_now_defers_and_is_no_failure_of_the_plugin(autojump_clock: object) -> None:
+    async with chain_of(deciding(), on_error=OnError.REJECT) as bench:
+        world = World(plugins=bench.chain)
+        read, times = world.store.read, 0
+
+        async def away_once(ref: ContentRef, offset: int, limit: int) -> bytes:
+            nonlocal times
+            times += 1
+            if times == 1:
+                raise StoreUnavailable("away")
+            return await read(ref, offset, limit)
+
+        world.store.read = away_once  # type: ignore[method-assign]  # the database is away
+        async with world.running():
+            whole = submission(world.ids.new_id())
+            writer = await world.service.stage()
+            await writer.write([CONTENT])
+            content_id = await writer.finish()
+            staged = evolve(whole, ref=ContentRef(content_id, len(CONTENT)), content=None)
+            await world.service.submit(staged, timeout=60)
+            await trio.sleep(10)
+            found = await world.store.get(whole.id)
+            assert found is not None
+            assert found.state is QueueState.DEFERRED
+            assert not world.delivery.calls
+            await trio.sleep(100)
+            assert [call.id for call in world.delivery.calls] == [whole.id]
+        assert bench.events("plugin.failed") == []
 
 
 async def test_a_rejection_bounces(autojump_clock: object) -> None:

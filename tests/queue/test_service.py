@@ -29,7 +29,18 @@ from elemta.storage.base import (
 )
 from elemta.storage.records import ContentRef, QueueState
 from tests.queue import world as world_module
-from tests.queue.world import BUSY, CONTENT, EPOCH, TAKEN, FaultyStore, ScriptedDelivery, World, insert, mail, submission
+from tests.queue.world import (
+    BUSY,
+    CONTENT,
+    EPOCH,
+    TAKEN,
+    FaultyStore,
+    ScriptedDelivery,
+    World,
+    insert,
+    mail,
+    submission,
+)
 
 Clock = trio.testing.MockClock
 HOUR = 3600.0
@@ -96,6 +107,7 @@ async def test_other_settings_hold_from_the_next_step_of_each_mail_on(world: Wor
         world.service.adopt(world.delivery, quick, None)
         await trio.sleep(world.options.retry.schedule[0])
         later = await world.submit("b@dest.example")
+        await trio.sleep(1)
         found = await world.service.get(first)
         assert found is not None
         assert found.next_attempt_at - EPOCH == pytest.approx(world.options.retry.schedule[0] + 7, abs=1)

@@ -9,6 +9,8 @@ from elemta.mail.address import Address
 from elemta.mail.envelope import Envelope, Recipient
 from elemta.mail.outcome import Attempt, AttemptResult
 from elemta.mail.reply import Reply
+from elemta.plugins.verdicts import COSTS_KEY
+from elemta.queue.plugged import HELD_KEY
 from elemta.storage.records import UNTRIED, ContentRef, Progress, QueuedMail, QueueState, RecipientStatus
 from elemta.web.why import Code, reasons, summary
 
@@ -80,6 +82,21 @@ def test_what_is_held_has_no_next_attempt() -> None:
     (reason,) = reasons(attrs.evolve(PLAIN, state=QueueState.HELD), (TRIED,), now=NOW, running=True)
     assert (reason.next_attempt, reason.expires, reason.source) == (None, None, "operator")
     assert reason.hint == "elemta queue release " + "0" * 22
+
+
+@pytest.mark.parametrize(
+    ("annotations", "attempts", "holder"),
+    [
+        ({COSTS_KEY: '{"greedy":{},"careful":{"ms":2.00,"verdict":"quarantine"}}'}, 0, "plugin careful"),
+        ({COSTS_KEY: '{"careful":{"verdict":"quarantine"}}'}, 1, "operator"),
+        ({HELD_KEY: "odd"}, 0, "a plugin"),
+        ({HELD_KEY: "even"}, 0, "operator"),
+    ],
+)
+def test_who_holds_a_mail(annotations: dict[str, str], attempts: int, holder: str) -> None:
+    held = attrs.evolve(PLAIN, state=QueueState.HELD, reason="odd", annotations=annotations, attempts=attempts)
+    (reason,) = reasons(held, (), now=NOW, running=True)
+    assert reason.source == holder
 
 
 @pytest.mark.parametrize("status", [RecipientStatus.DELIVERED, RecipientStatus.FAILED])
