@@ -158,9 +158,7 @@ def _read_operators(reading: Reading, path: Path, value: Mapping[str, object], c
         if name == _CASE:
             continue
         if name == _FILE and "one_of" in operators:
-            reading.error(
-                (*path, name), 'beside other keys a file stands behind an operator: {"one_of": {"file": …}}.'
-            )
+            reading.error((*path, name), 'beside other keys a file stands behind an operator: {"one_of": {"file": …}}.')
             continue
         if name not in operators:
             reading.unknown((*path, name), "operator", operators, of=f" for {compare.fact.kind.value}")
