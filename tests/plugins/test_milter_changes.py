@@ -8,10 +8,12 @@ import pytest
 from elemta.mail.address import Address
 from elemta.mail.envelope import Notify, Recipient
 from elemta.plugins.milter import events
-from elemta.plugins.milter.changes import Asked, Header, OtherBody, own_received, translate
+from elemta.plugins.milter.body import OtherBody
+from elemta.plugins.milter.changes import Asked, Header, own_received, translate
 from elemta.plugins.milter.events import HeaderAdded, HeaderChanged, HeaderInserted, Modification
 from elemta.plugins.milter.wire import MilterProtocolError
 from elemta.plugins.verdicts import MAX_BODY_OCTETS, RemoveHeader
+from elemta.runtime.budget import ByteBudget
 from tests.plugins.milter_world import EVA, JO, MAX, complete, mail, recipient, session
 
 CONTENT = b"A: 1\r\nB: 2\r\nA: 3\r\nReceived: theirs\r\nA: 4\r\n\r\nbody\r\n"
@@ -133,8 +135,9 @@ BODIES = (
 
 @pytest.mark.parametrize(("given", "written"), BODIES)
 async def test_a_body_is_replaced_with_line_ends_of_mail(given: bytes, written: bytes) -> None:
-    for step in range(1, len(given) + 1) or (1,):
-        body = OtherBody()
+    for step in range(1, len(given) + 2):
+        body = OtherBody(ByteBudget(100))
+        body.add(b"")
         for start in range(0, len(given), step):
             body.add(given[start : start + step])
         one = complete(mail(session()), CONTENT)
@@ -144,7 +147,7 @@ async def test_a_body_is_replaced_with_line_ends_of_mail(given: bytes, written: 
 
 def test_a_cr_alone_stays_what_it_is() -> None:
     for pieces in ((b"a\r",), (b"a\r", b"b"), (b"a", b"\r", b"\r", b"\n")):
-        body = OtherBody()
+        body = OtherBody(ByteBudget(100))
         for piece in pieces:
             body.add(piece)
         with pytest.raises(MilterProtocolError, match="a change that cannot be made"):
@@ -153,11 +156,16 @@ def test_a_cr_alone_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize("piece", [b"\n" * 65535, b"x\r\n" * 20_000])
 def test_no_more_of_a_body_is_held_than_a_mail_may_have(piece: bytes) -> None:
-    body = OtherBody()
+    room = ByteBudget(2 * MAX_BODY_OCTETS)
+    body = OtherBody(room)
     with pytest.raises(MilterProtocolError, match=f"another body of more than {MAX_BODY_OCTETS} octets"):  # noqa: PT012
         for _ in range(MAX_BODY_OCTETS // len(piece) + 1):
             body.add(piece)
-    assert len(body.whole()) < MAX_BODY_OCTETS + 2 * len(piece)
+    whole = body.whole()
+    assert whole is not None
+    assert len(whole) <= MAX_BODY_OCTETS
+    body.release()
+    assert room.taken == 0
 
 
 def test_the_envelope_is_changed() -> None:

@@ -524,6 +524,33 @@ async def test_a_milter_whose_answer_has_no_end_is_left(
     assert milter.gone == 1
 
 
+async def test_bodies_under_way_have_room_for_a_few(autojump_clock: trio.testing.MockClock) -> None:
+    piece = packet("b", b"0123456789abcd\r\n" * 4000)
+    large = (piece,) * (MAX_BODY_OCTETS // len(piece))
+    crowd = 6
+    hanging: list[Answer] = [*large, Deed.HANG]
+    whole: list[Answer] = [*large, packet("c")]
+    milter = ScriptedMilter({"E": [*[hanging] * crowd, whole]})
+    said: list[str] = []
+
+    async def one(plugin: Milter, number: int) -> None:
+        mail = await begin(plugin, session())
+        await trio.sleep(number)  # one after the other
+        with pytest.raises(MilterFailed) as failure:
+            await plugin.on_data_complete(complete(mail))
+        said.append(str(failure.value).partition(": ")[0].removeprefix("the milter at inet:8891@192.0.2.1 "))
+
+    async with trio.open_nursery() as nursery:
+        plugin = await Machines().plugin(nursery, milter, content_timeout=60.0)
+        async with trio.open_nursery() as clients:
+            for number in range(crowd):
+                clients.start_soon(one, plugin, number)
+        assert said == ["gives another body, and there is no room"] * 2 + ["did not answer within 60 s"] * 4
+        late = await begin(plugin, session())
+        assert isinstance(await plugin.on_data_complete(complete(late)), Continue), "all of it was given back"
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("letter", "seconds"),
     [

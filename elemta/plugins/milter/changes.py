@@ -23,7 +23,6 @@ from elemta.plugins.milter import events
 from elemta.plugins.milter.events import Modification
 from elemta.plugins.milter.wire import MilterProtocolError
 from elemta.plugins.verdicts import (
-    MAX_BODY_OCTETS,
     AddHeader,
     AddRecipient,
     Change,
@@ -49,31 +48,6 @@ class Header:
 
     names: Sequence[str]
     own_received: int | None = None
-
-
-class OtherBody:
-    """Another body, gathered from its pieces with the line ends of mail: filters end lines with LF as well."""
-
-    def __init__(self) -> None:
-        self._octets = bytearray()
-        self._is_cut = False
-
-    def add(self, octets: bytes) -> None:
-        """The next piece. Raises `MilterProtocolError` for one too many, so that no more than the bound is held."""
-        piece = b"\r" + octets if self._is_cut else octets
-        self._is_cut = piece.endswith(b"\r")  # its LF may come with the next piece
-        if self._is_cut:
-            piece = piece[:-1]
-        self._octets += piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        if len(self._octets) > MAX_BODY_OCTETS:
-            raise MilterProtocolError(f"another body of more than {MAX_BODY_OCTETS} octets")
-
-    def whole(self) -> bytes:
-        """All of it, with the end of its last line."""
-        last = b"\r" if self._is_cut else b""  # a bare CR: no mail can bear it, whoever makes the change says so
-        if last or (self._octets and not self._octets.endswith(b"\r\n")):
-            last += b"\r\n"
-        return bytes(self._octets + last)
 
 
 @frozen

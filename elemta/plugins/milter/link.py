@@ -13,7 +13,8 @@ from elemta.net.base import Endpoint, Stream
 from elemta.plugins.api import Host, PluginFailed
 from elemta.plugins.dialing import Unreached, connect
 from elemta.plugins.milter.address import MilterAddress
-from elemta.plugins.milter.changes import Asked, OtherBody
+from elemta.plugins.milter.body import NoRoom, OtherBody
+from elemta.plugins.milter.changes import Asked
 from elemta.plugins.milter.events import (
     NEED_DATA,
     BodyReplaced,
@@ -25,6 +26,7 @@ from elemta.plugins.milter.events import (
 )
 from elemta.plugins.milter.machine import MilterConnection
 from elemta.plugins.milter.wire import MilterClosed, MilterProtocolError
+from elemta.runtime.budget import ByteBudget
 
 #: Octets that may wait to be sent while no answer is due: what a filter takes without answering goes out together.
 MAX_WAITING_OCTETS: Final = 64 * 1024
@@ -51,9 +53,11 @@ class Settled:
 class Link:
     """One connection. `machine` is told what happened, `settle` sends it and gives the decision."""
 
-    __slots__ = ("_address", "_stream", "_waiting", "machine")
+    __slots__ = ("_address", "_room", "_stream", "_waiting", "machine")
 
-    def __init__(self, stream: Stream, address: MilterAddress) -> None:
+    def __init__(self, stream: Stream, address: MilterAddress, room: ByteBudget) -> None:
+        """`room` is for bodies while they come."""
+        self._room = room
         self.machine = MilterConnection()
         self._stream = stream
         self._address = address
@@ -61,12 +65,12 @@ class Link:
         self._waiting = bytearray()
 
     @classmethod
-    async def open(cls, host: Host, address: MilterAddress, *, seconds: float) -> Self:
+    async def open(cls, host: Host, address: MilterAddress, *, room: ByteBudget, seconds: float) -> Self:
         """Connect and negotiate, within so many seconds. Raises `MilterFailed`."""
         try:
             with trio.fail_after(seconds):
                 where = Endpoint(address.path or address.host, address.port)
-                link = cls(await connect(host, where, seconds=seconds), address)
+                link = cls(await connect(host, where, seconds=seconds), address, room)
                 link.machine.negotiate()
                 try:
                     await link._exchange()
@@ -95,7 +99,15 @@ class Link:
     async def _exchange(self, scope: trio.CancelScope | None = None, seconds: float = 0.0) -> Settled:
         try:
             await self._send()
-            return await self._decision(scope, seconds)
+            body = OtherBody(self._room)
+            try:
+                return await self._decision(body, scope, seconds)
+            finally:
+                body.release()
+        except NoRoom as error:
+            raise MilterFailed(
+                f"the milter at {self._address} gives another body, and there is no room: {error}"
+            ) from None
         except MilterClosed as error:
             raise MilterGone(f"the milter at {self._address}: {error}") from error
         except MilterProtocolError as error:
@@ -109,17 +121,15 @@ class Link:
         if data:
             await self._stream.send_all(data)
 
-    async def _decision(self, scope: trio.CancelScope | None, seconds: float) -> Settled:
+    async def _decision(self, body: OtherBody, scope: trio.CancelScope | None, seconds: float) -> Settled:
         machine = self.machine
         modifications: list[Modification] = []
-        body: OtherBody | None = None
         while machine.awaits:
             event = machine.next_event()
             match event:
                 case Decision() | ReplyCode():
-                    return Settled(event, Asked(modifications, None if body is None else body.whole()))
+                    return Settled(event, Asked(modifications, body.whole()))
                 case BodyReplaced(octets):
-                    body = body or OtherBody()
                     body.add(octets)
                 case Progress():
                     if scope is not None:

@@ -67,7 +67,7 @@ class State(enum.Enum):
 
 @frozen
 class Bounds:
-    """What a filter may send. Another body has its bound where it is held (`milter.changes`)."""
+    """What a filter may send. Another body has its bound where it is held (`milter.body`)."""
 
     packet_octets: int = wire.MAX_PACKET_OCTETS
     modifications: int = MAX_MODIFICATIONS

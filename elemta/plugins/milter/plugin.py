@@ -15,10 +15,15 @@ from elemta.mail.envelope import Recipient
 from elemta.plugins.api import Host, Mail, OnError, Plugin, Session, Verdict
 from elemta.plugins.milter.address import parse_milter_address
 from elemta.plugins.milter.visit import Timeouts, Visit
+from elemta.plugins.verdicts import MAX_BODY_OCTETS
+from elemta.runtime.budget import ByteBudget
 
 #: Seconds for one hook: below the ten minutes that a client waits for the last reply, RFC 5321 §4.5.3.2.6, above the
 #: milter's own timeouts, so that these are what is noticed and named.
 DEADLINE_SECONDS = 420.0
+#: Octets of other bodies that one milter is about to give, to all mails together: four of the largest. Few milters give
+#: any; once a body is whole, it counts with all octets of mails in memory.
+MAX_BODIES_OCTETS = 4 * MAX_BODY_OCTETS
 
 _Address = Annotated[
     str, Form('the address of a milter: "unix:/path", "inet:port@host" or "host:port"', parse_milter_address)
@@ -64,6 +69,7 @@ class Milter(Plugin):
             raise ValueError("a milter needs its address")
         self._address = parse_milter_address(settings.address)
         self._timeouts = Timeouts(settings.connect_timeout, settings.command_timeout, settings.content_timeout)
+        self._room = ByteBudget(MAX_BODIES_OCTETS)
 
     async def on_connect(self, session: Session) -> Verdict:
         return await self._visit(session).connect(session)
@@ -89,6 +95,6 @@ class Milter(Plugin):
         visit: Visit | None = session.notes.get(self)
         if visit is None:
             visit = session.notes[self] = Visit(
-                self.host, self._address, self._timeouts, client_names=self.settings.client_names
+                self.host, self._address, self._timeouts, room=self._room, client_names=self.settings.client_names
             )
         return visit

@@ -24,6 +24,7 @@ from elemta.plugins.milter.macros import Names, without_dns
 from elemta.plugins.milter.verdicts import verdict_of
 from elemta.plugins.milter.wire import MilterProtocolError
 from elemta.plugins.verdicts import CONTINUE, Continue, Quarantine, Verdict
+from elemta.runtime.budget import ByteBudget
 from elemta.smtp.client_commands import Capabilities, rcpt_command
 
 _DSN: Final = Capabilities(dsn=True)
@@ -42,11 +43,14 @@ class Timeouts:
 class Visit:
     """A session's state between hooks, which are called one after the other."""
 
-    def __init__(self, host: Host, address: MilterAddress, timeouts: Timeouts, *, client_names: bool) -> None:
-        """`client_names` says whether DNS is asked for the client's name."""
+    def __init__(
+        self, host: Host, address: MilterAddress, timeouts: Timeouts, *, room: ByteBudget, client_names: bool
+    ) -> None:
+        """`room` is for bodies while they come, `client_names` says whether DNS is asked for the client's name."""
         self._host = host
         self._address = address
         self._timeouts = timeouts
+        self._room = room
         self._client_names = client_names
         self._names: Names | None = None
         self._link: Link | None = None
@@ -90,7 +94,7 @@ class Visit:
     # ---- the session -----------------------------------------------------------------------------
 
     async def _connect(self, session: Session) -> Verdict:
-        self._link = link = await Link.open(self._host, self._address, seconds=self._timeouts.connect)
+        self._link = link = await Link.open(self._host, self._address, room=self._room, seconds=self._timeouts.connect)
         client = session.client
         names = await self._known_names(session)
         peer = Client(names.client, macros.family(client), client.host, client.port)
