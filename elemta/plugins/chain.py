@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Final, Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 from structlog.typing import FilteringBoundLogger
 
 from elemta.observe.metrics import Metrics
@@ -105,6 +105,9 @@ class _Hook:
     call: Callable[..., Awaitable[object]]
     #: It runs to its end at once: it needs no cancel scope, which would cost more than most such hooks do.
     never_waits: bool = False
+    #: The member's, at hand.
+    name: str = field(default=Factory(lambda hook: hook.member.name, takes_self=True))
+    breaker: Breaker = field(default=Factory(lambda hook: hook.member.breaker, takes_self=True))
 
 
 class _Run:
@@ -157,6 +160,7 @@ class Chain:
         self._took = metrics.plugin_seconds
         for member in self.members:
             self._took[member.name] += 0.0  # one that is never asked has a counter all the same
+        self._current_time = trio.current_time
         self._watch = DeadlineWatch(self._end_overdue, rest_seconds=DEADLINE_REST_SECONDS)
 
     def has(self, stage: Stage) -> bool:
@@ -169,6 +173,8 @@ class Chain:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the deadlines until cancelled."""
+        # `trio.current_time` looks the clock up each time.
+        self._current_time = trio.lowlevel.current_clock().current_time
         task_status.started()
         await self._watch.run()
 
@@ -211,8 +217,7 @@ class Chain:
                 with trio.CancelScope() as run.scope:
                     await self.ask_on(run)
                 if run.scope.cancelled_caught:
-                    self._charge(run, run.hooks[run.place].member, trio.current_time())
-                    run.take(self._failed(run, run.hooks[run.place], "took too long"))
+                    run.take(self._overrun(run, run.hooks[run.place]))
         finally:
             self._runs.discard(run)
         return run.verdict
@@ -223,21 +228,20 @@ class Chain:
         What goes on without a word costs as little as can be. The watchdog knows this function's frames: `asked_in`.
         """
         hooks, arguments, ledger = run.hooks, run.arguments, run.subject.ledger
+        seconds, in_all, current_time = ledger.seconds, self._took, self._current_time
         run.task = task = trio.lowlevel.current_task()
         run.before = before = open_in(task)
         run.nurseries = nurseries_in(task)
-        current_time = trio.lowlevel.current_clock().current_time
-        run.started = current_time()
+        run.started = now = current_time()
         while run.place < len(hooks) and not run.is_late:
             hook = hooks[run.place]
-            member = hook.member
-            breaker = member.breaker
-            if breaker.failures and not breaker.allows(run.started):
+            name, breaker = hook.name, hook.breaker
+            if breaker.failures and not breaker.allows(now):
                 run.take(self._spared(run, hook))
                 continue
-            ledger.asked = member.name
+            ledger.asked = name
             if not hook.never_waits:
-                run.due = due = run.started + member.deadline
+                run.due = due = now + hook.member.deadline
                 self._watch.note(due)
             answer: object = None
             error: BaseException | None = None
@@ -249,7 +253,9 @@ class Chain:
             if error is not None or open_in(task) is not before:
                 answer = await self._ended(run, hook, error)
             now = current_time()
-            self._charge(run, member, now)
+            took = now - run.started
+            in_all[name] += took
+            seconds[name] = seconds.get(name, 0.0) + took
             if answer is CONTINUE and not breaker.failures and not run.is_late:
                 run.place += 1
             else:
@@ -300,6 +306,13 @@ class Chain:
         self._account(run, hook, verdict, changes=len(changes))
         return verdict
 
+    def _overrun(self, run: _Run, hook: _Hook) -> Verdict:
+        took = self._current_time() - run.started
+        self._took[hook.name] += took
+        seconds = run.subject.ledger.seconds
+        seconds[hook.name] = seconds.get(hook.name, 0.0) + took
+        return self._failed(run, hook, "took too long")
+
     # ---- failing -------------------------------------------------------------------------------------
 
     def _spared(self, run: _Run, hook: _Hook) -> Verdict:
@@ -334,14 +347,6 @@ class Chain:
         if (is_slow or member.breaker.is_open) and member.breaker.failed(now):
             self._log.error("plugin.left_alone", plugin=member.name, seconds=REST_SECONDS, policy=member.on_error.value)
         return self._policy(hook)
-
-    def _charge(self, run: _Run, member: Member, now: float) -> None:
-        """Put down what the call took that has just ended."""
-        took = now - run.started
-        name = member.name
-        self._took[name] += took
-        seconds = run.subject.ledger.seconds
-        seconds[name] = seconds.get(name, 0.0) + took
 
     def _account(self, run: _Run, hook: _Hook, verdict: Verdict, *, changes: int) -> None:
         if verdict is CONTINUE:

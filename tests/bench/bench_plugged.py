@@ -95,6 +95,7 @@ async def seconds(plugins: int) -> float:
     members = [Member(f"nothing{number}", DoesNothing(host), 0, 30.0, OnError.ACCEPT) for number in range(plugins)]
     chain = Chain(members, log=log, metrics=world.services.metrics)
     async with trio.open_nursery() as nursery:
+        await nursery.start(chain.run)
         keeper = TaskKeeper(log)
         limits = LimitsSection(max_transactions=10**9, max_idle_commands=10**9)
         services = evolve(
