@@ -2,7 +2,7 @@
 
 Nearly everything of a mail is freed by its reference count; the collector is for the few cycles. Left as it is, it goes
 through all modules and classes again and again: measured, 36 ms in which nobody is served, each 2,500 mails, and a
-twelfth of the processor time of a mail in all. What is not here: memory that the system is given back
+twentieth of the processor time of a mail in all. What is not here: memory that the system is given back
 (`runtime.memory`). Nothing is raised.
 """
 
