@@ -6,6 +6,7 @@ from pathlib import Path
 from elemta.testing.process import ServerProcess
 from tests.peers.test_hostile import check_memory, check_slow_clients, discarding
 from tests.peers.test_logs import check_fuzzed_sessions
+from tests.peers.test_plugged_server import check_fuzzed_sessions_with_plugins
 from tests.peers.wire import make_certificate
 
 IDLE_CLIENTS = int(os.environ.get("ELEMTA_TEST_IDLE_CLIENTS", "2000"))
@@ -25,3 +26,7 @@ def test_many_slow_clients(tmp_path: Path) -> None:
 def test_many_fuzzed_sessions(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, discarding(limits={"max_connections_per_address": 500})) as server:
         check_fuzzed_sessions(server, sessions=FUZZED_SESSIONS)
+
+
+def test_many_fuzzed_sessions_with_plugins(tmp_path: Path) -> None:
+    check_fuzzed_sessions_with_plugins(tmp_path, sessions=FUZZED_SESSIONS)

@@ -73,7 +73,10 @@ ECHO = """\
 
 
 def test_fuzzed_sessions_leave_a_line_each_with_plugins(tmp_path: Path) -> None:
-    sessions = 500
+    check_fuzzed_sessions_with_plugins(tmp_path, sessions=500)
+
+
+def check_fuzzed_sessions_with_plugins(tmp_path: Path, *, sessions: int) -> None:
     for part in ("new", "cur", "tmp"):
         (tmp_path / "mail" / "r" / part).mkdir(parents=True)
     protection: list[dict[str, object]] = [
@@ -97,6 +100,8 @@ def test_fuzzed_sessions_leave_a_line_each_with_plugins(tmp_path: Path) -> None:
             "connection_rate_per_minute": sessions,
             "connection_burst_size": sessions,
             "max_messages_per_minute": sessions // 2,
+            "max_messages_per_hour": sessions,
+            "per_network": {"connections_per_minute": sessions, "messages_per_minute": sessions},
         },
     )
     with ServerProcess(tmp_path, config) as server:
