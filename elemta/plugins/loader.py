@@ -161,7 +161,7 @@ def load_plugins(wanted: Sequence[Wanted], known: Mapping[str, Found], host_of: 
             problems += [str(problem) for problem in error.problems]
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # its own code runs here
+        except BaseException as error:  # noqa: ASYNC103  # its own code runs here, and nothing is awaited
             file = known[one.entry.kind].where
             problems.append(f"{one.path}: the plugin {name!r} cannot be loaded: {words_of(error, file)}")
     if problems:
