@@ -5,9 +5,12 @@ LOGIN draft-murchison-sasl-login-00 (it never became an RFC), SCRAM-SHA-256 RFC 
 Failures raised: `ExchangeFailed`, for a host that breaks the mechanism or does not know our password itself.
 """
 
+from base64 import b64encode
 from typing import Any, Final, Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
+
+from elemta.mail.reply import Reply
 
 #: What is offered first is taken first: the password crosses the wire with the last two, LOGIN is the obsolete one.
 PREFERENCE: Final = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
@@ -18,6 +21,9 @@ MAX_SCRAM_ROUNDS: Final = 2_000_000
 
 #: Characters of a failure's text that are kept: it goes into replies and the log.
 _SHOWN_CHARACTERS: Final = 120
+
+#: What stands in a reply in place of a secret.
+HIDDEN: Final = "[hidden]"
 
 #: Octets of a command line that every host takes with its CRLF, RFC 5321 §4.5.3.1.4; RFC 4954 §4 keeps an initial
 #: response that does not fit out of it.
@@ -35,6 +41,16 @@ class Login:
     password: str = field(repr=False)
     unverified: bool = False
     mechanism: str = ""
+
+    def hidden_in(self, reply: Reply) -> Reply:
+        """A host's reply to the login, without our password where it repeats what it was sent."""
+        plain = self.password.encode()
+        sent = [plain, b"\0" + self.username.encode() + b"\0" + plain]
+        secrets = [self.password, *(b64encode(octets).decode() for octets in sent)]
+        lines = list(reply.lines)
+        for secret in filter(None, secrets):
+            lines = [line.replace(secret, HIDDEN) for line in lines]
+        return evolve(reply, lines=tuple(lines))
 
 
 class ExchangeFailed(Exception):

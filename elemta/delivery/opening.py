@@ -150,7 +150,7 @@ class _Road:
             says = f"AUTH {exchange.mechanism} failed: {error}"
             raise LoginRefused(Reply(451, "4.7.8", says), is_final=False) from error
         if not reply.is_positive:
-            raise LoginRefused(reply, is_final=False)
+            raise LoginRefused(login.hidden_in(reply), is_final=False)
 
     async def _exchange(self, session: Session, exchange: Exchange) -> Reply:
         """The host's last word. Raises `ExchangeFailed`, the session being ready for other commands then."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -178,6 +179,19 @@ async def test_whatever_the_host_says_to_a_login_the_mail_waits(reply: str, expe
     outcome, _ = await deliver(host, asks=security(VERIFY, login=LOGIN))
     assert brief(outcome) == expected
     assert "MAIL" not in verbs(host)
+
+
+@pytest.mark.parametrize("octets", [PASSWORD.encode(), f"\0{USER}\0{PASSWORD}".encode()])
+@pytest.mark.parametrize("form", [bytes, base64.b64encode])
+async def test_a_host_that_repeats_the_password_does_not_bring_it_into_the_log(
+    octets: bytes, form: Callable[[bytes], bytes]
+) -> None:
+    said = form(octets).decode().replace("\0", " ")
+    host = host_with("PLAIN", replies={"AUTH": [f"535 5.7.8 who is {said}, please?"]})
+    outcome, logged = await deliver(host, asks=security(VERIFY, login=LOGIN))
+    assert brief(outcome) == "Deferred 535 5.7.8"
+    assert "please?" in outcome.reply.text
+    assert not secrets_in(f"{outcome!r} {logged!r}".encode())
 
 
 @pytest.mark.parametrize("answer", ["501 5.5.2 cancelled", "close", "421 4.3.2 bye", "334 QQ==", "354 what?"])
