@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
-from attrs import define
+from attrs import define, evolve
+from structlog.typing import FilteringBoundLogger
 
 from elemta.config.load import Loaded
 from elemta.config.problems import ConfigError
@@ -36,14 +37,22 @@ class ConfigSource:
     config: Config
     reread: Callable[[], Loaded]
 
-    def read(self) -> Reloaded:
-        """What would hold if it were taken over now. Blocks. Raises `ConfigError`."""
-        return take_over(self.config, self.reread().config)
+    def read(self) -> tuple[Reloaded, list[str]]:
+        """What would hold if it were taken over now, and what to know of it. Blocks. Raises `ConfigError`."""
+        loaded = self.reread()
+        return take_over(self.config, loaded.config), [str(warning) for warning in loaded.warnings]
 
 
-def problems_of(error: ConfigError) -> list[str]:
-    """What is wrong, a line each, for the log."""
-    return [str(problem) for problem in error.problems[:MAX_PROBLEMS_TOLD]]
+def tell_failure(error: Exception, log: FilteringBoundLogger) -> None:
+    """Say that what was read is not taken over."""
+    problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+    log.error(
+        "config.reload_failed",
+        problems=problems[:MAX_PROBLEMS_TOLD],
+        kept="the configuration as it was",
+        # Anything else is our defect, which must not end a server that runs well.
+        exc_info=None if isinstance(error, ConfigError | CannotStart) else error,
+    )
 
 
 class Reloader:
@@ -79,23 +88,18 @@ class Reloader:
         """Read the configuration again, and take over what can be. A second call waits for the first."""
         async with self._lock:
             try:
-                found = await self._site.world.runtime.threads.run(self._limiter, self._source.read)
+                found, warnings = await self._site.world.runtime.threads.run(self._limiter, self._source.read)
+                settings = make_settings(found.config, self._site, None)
                 generation = await self._start_plugins(found.config)
-            except ConfigError as error:
-                self._keep(problems_of(error))
+            except Exception as error:
+                tell_failure(error, self._log)
                 return
-            except CannotStart as error:
-                self._keep([str(error)])
-                return
-            plugins = None if generation is None else generation.plugins
-            server.adopt(make_settings(found.config, self._site, plugins))
+            server.adopt(evolve(settings, plugins=None if generation is None else generation.plugins))
             self._source.config = found.config
             if generation is not None:
                 self._go_on_with(generation, server)
-            self._log.info("config.reloaded", changed=list(found.changed), after_restart=list(found.at_start))
-
-    def _keep(self, problems: list[str]) -> None:
-        self._log.error("config.reload_failed", problems=problems, kept="the configuration as it was")
+            told = {"warnings": warnings} if warnings else {}
+            self._log.info("config.reloaded", changed=list(found.changed), after_restart=list(found.at_start), **told)
 
     async def _start_plugins(self, config: Config) -> "Generation | None":
         """The plugins of a configuration; None where there never were any. Raises `CannotStart`."""

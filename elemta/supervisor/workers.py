@@ -24,7 +24,6 @@ from math import inf
 
 from structlog.typing import FilteringBoundLogger
 
-from elemta.config.problems import ConfigError
 from elemta.config.sections import Config
 from elemta.net.balance import ABSENT, Share, Tally
 from elemta.supervisor.backoff import Backoff
@@ -32,7 +31,7 @@ from elemta.supervisor.failures import FAILED, CannotStart
 from elemta.supervisor.inherited import LINE_OCTETS, Inherited, Order, Report, Shared, shared_sockets
 from elemta.supervisor.lock import QueueLock
 from elemta.supervisor.ready import Starter
-from elemta.supervisor.reload import ConfigSource, problems_of
+from elemta.supervisor.reload import ConfigSource, tell_failure
 from elemta.supervisor.server import CLOSE_SECONDS
 from elemta.supervisor.serving import SIGNALS, WEB_STOP_SECONDS, Terminal, say_ready, serve_here
 
@@ -183,9 +182,10 @@ class _Parent:
         """Have each worker read everything again, and do so here for workers that are started later."""
         self._starter.tell_reloading()
         try:
-            self._source.config = self._source.read().config
-        except ConfigError as error:
-            self._log.error("config.reload_failed", problems=problems_of(error), kept="the configuration as it was")
+            found, _ = self._source.read()
+            self._source.config = found.config
+        except Exception as error:
+            tell_failure(error, self._log)
         self._tell(Order.RELOAD)
         self._starter.tell_reloaded()
 

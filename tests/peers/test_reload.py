@@ -102,6 +102,14 @@ def test_a_plugin_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
             assert wire.ask(STRANGER).startswith(b"550 ")
 
 
+def test_what_a_person_should_know_is_told_again(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, DISCARDING) as server:
+        route = {"domain": "*", "transport": "maildir", "path": str(tmp_path / "nowhere/at/all/{local}")}
+        told = reload(server, {**DISCARDING, "routes": [route]})
+        assert told["changed"] == ["routes"]
+        assert "nowhere" in " ".join(told["warnings"])
+
+
 def test_what_needs_a_new_start_is_named(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, DISCARDING) as server:
         config = {**OPEN, "hostname": "other.example.com", "max_workers": 7, "limits": {"message_memory": 10_000_000}}
