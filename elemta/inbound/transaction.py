@@ -22,7 +22,7 @@ from elemta.mail.trace import Arrival, received
 from elemta.observe.metrics import Metrics
 from elemta.plugins.api import ContentAway, Stage
 from elemta.plugins.mail import MailInHand
-from elemta.plugins.verdicts import Discard, Quarantine
+from elemta.plugins.verdicts import NO_REASON, Discard, Quarantine
 from elemta.queue.priority import combine
 from elemta.queue.submission import Submission, SubmissionTimeout
 from elemta.runtime.budget import ByteBudget
@@ -35,8 +35,6 @@ from elemta.tls.stream import TlsFacts
 
 FULL = Reply(452, "4.3.1", "the queue is full, try again later")
 UNAVAILABLE = Reply(451, "4.3.0", "the mail could not be stored now, try again later")
-#: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
-HELD = "a filter gave no reason"
 LOOPING = Reply(554, "5.4.6", "too many Received fields: this mail is going round in a loop")
 
 
@@ -232,7 +230,7 @@ class Transaction:
             content=mail.content,
             priority=priority if in_hand.priority is None else in_hand.priority,
             origin=self._origin,
-            held=(held.reason or HELD) if isinstance(held, Quarantine) else "",
+            held=(held.reason or NO_REASON) if isinstance(held, Quarantine) else "",
             route=in_hand.route,
             annotations=plugged.annotations,
         )

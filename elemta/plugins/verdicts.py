@@ -31,6 +31,8 @@ MAX_CHANGES = 2500
 #: Octets of all bodies that plugins give one mail, one after the other: a body is held in memory.
 MAX_BODY_OCTETS = 32 * 1024 * 1024
 
+#: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
+NO_REASON = "a filter gave no reason"
 #: Annotations that are the server's own: what plugins cost, the name of the route that one chose.
 COSTS_KEY, ROUTE_KEY = "plugins", "route"
 

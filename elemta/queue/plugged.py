@@ -16,13 +16,11 @@ from elemta.plugins.chain import Chain
 from elemta.plugins.content import Chunks
 from elemta.plugins.costs import Ledger
 from elemta.plugins.mail import frozen_annotations
-from elemta.plugins.verdicts import Change, Defer, Quarantine, Reject
+from elemta.plugins.verdicts import NO_REASON, Change, Defer, Quarantine, Reject
 from elemta.queue.content import StoredContent
 from elemta.storage.base import ContentMissing, StoreUnavailable
 from elemta.storage.records import QueuedMail
 
-#: Why a mail is held where the plugin that holds it gives no reason: whoever is held has one.
-NO_REASON = "a filter gave no reason"
 #: The word about a mail that was held here. No plugin can give it: in keys of their own a space has no place.
 HELD_KEY: Final = "held by a filter"
 
