@@ -6,6 +6,7 @@ starting and stopping plugins (`supervisor.plugins`). Failure raised: `CannotSta
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import trio
@@ -21,6 +22,9 @@ from elemta.supervisor.plugins import opened, plugins_of
 #: Seconds between two looks whether anybody has the plugins of an earlier generation.
 LOOK_SECONDS: Final = 1.0
 
+#: What gives the plugins of a configuration, as `plugins_of` does.
+OpenPlugins = Callable[..., AbstractAsyncContextManager[Plugins | None]]
+
 
 @frozen(eq=False)
 class Generation:
@@ -34,13 +38,23 @@ class Generations:
     """Starts generations in a nursery, where they live until it ends."""
 
     def __init__(
-        self, world: World, watch: Watch, nursery: trio.Nursery, *, make_state: Callable[[], KeyValueStore]
+        self,
+        world: World,
+        watch: Watch,
+        nursery: trio.Nursery,
+        *,
+        make_state: Callable[[], KeyValueStore],
+        open_plugins: OpenPlugins | None = None,
     ) -> None:
-        """`make_state` makes the store of what plugins keep; it is called once, and the store opened here."""
+        """`make_state` makes the store of what plugins keep; it is called once, and the store opened here.
+
+        `open_plugins` is `plugins_of` when None.
+        """
         self._world = world
         self._watch = watch
         self._nursery = nursery
         self._make_state = make_state
+        self._open_plugins = open_plugins or plugins_of
         self._state: KeyValueStore | None = None
         self._current: Generation | None = None
 
@@ -65,7 +79,7 @@ class Generations:
             await trio.sleep_forever()
 
     async def _live(self, config: Config, state: KeyValueStore, *, task_status: trio.TaskStatus[Generation]) -> None:
-        async with plugins_of(config, self._world, self._watch, state=state) as plugins:
+        async with self._open_plugins(config, self._world, self._watch, state=state) as plugins:
             generation = Generation(plugins)
             task_status.started(generation)
             await generation.over.wait()
