@@ -192,7 +192,13 @@ class InboxDatabase:
         if version > len(_SCHEMA):
             raise OSError(errno.EINVAL, "a later version of Elemta wrote it; use that, or move it away", self._path)
         for number in range(version, len(_SCHEMA)):
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+            try:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+            except sqlite3.OperationalError:
+                connection.rollback()
+                if connection.execute("PRAGMA user_version").fetchone()[0] <= number:
+                    raise
+                # Another worker was faster.
 
     def _explained(self, error: sqlite3.Error | OSError) -> OSError:
         explained = explain(error, self._path)

@@ -499,3 +499,23 @@ def test_a_commit_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert database.count() == 1
     person.close()
     database.close()
+
+
+def test_workers_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+    faster = InboxDatabase(tmp_path, max_mails=10, max_octets=1000)
+
+    class Late(sqlite3.Connection):
+        def executescript(self, script: str, /) -> sqlite3.Cursor:
+            faster.open()
+            return super().executescript(script)
+
+    class Slower(InboxDatabase):
+        def _migrate(self, connection: sqlite3.Connection) -> None:
+            late = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None, factory=Late)
+            super()._migrate(late)
+            late.close()
+
+    slower = Slower(tmp_path, max_mails=10, max_octets=1000)
+    slower.open()
+    slower.close()
+    faster.close()
