@@ -116,13 +116,16 @@ def _from_file(path: Path) -> type[Plugin]:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+        return _class_in(module, str(path))
     except BaseException:
         del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before  # a running server goes on with it
         raise
-    return _class_in(module, str(path))
 
 
 def _class_in(found: object, where: str) -> type[Plugin]:
