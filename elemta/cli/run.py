@@ -45,7 +45,7 @@ def run(
     from elemta.supervisor.process import ProcessOptions, run_process
     from elemta.supervisor.reload import ConfigSource
 
-    source = ConfigSource(loaded.config, partial(invocation.read, overrides))
+    source = ConfigSource(loaded.config, partial(invocation.read, overrides), loaded.source)
     try:
         run_process(source, ProcessOptions(ready_fd=ready_fd))
     except CannotStart as error:

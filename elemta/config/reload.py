@@ -43,6 +43,8 @@ class Reloaded:
     changed: Sequence[str]
     #: Keys whose new values hold after a new start.
     at_start: Sequence[str]
+    #: What a person should know of the configuration that was read, a paragraph each.
+    warnings: Sequence[str] = ()
 
 
 def take_over(running: Config, wanted: Config) -> Reloaded:

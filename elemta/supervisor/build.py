@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from elemta.auth.authenticator import Authenticator
 from elemta.config.listeners import effective_listeners
@@ -94,8 +94,6 @@ class Site:
     bound: Sequence[Bound]
     watch: Watch
     pool: ConnectionPool = field(factory=ConnectionPool)
-    #: The contexts of connections to other servers.
-    tls: ClientTls = field(default=Factory(lambda site: ClientTls(site.world.runtime.threads), takes_self=True))
 
 
 async def bind(config: Config, network: Network) -> list[Bound]:
@@ -173,7 +171,7 @@ def make_settings(config: Config, site: Site, plugins: Plugins | None) -> Settin
         listed=listed,
         pool=site.pool,
         client=ClientOptions(config.hostname, config.timeouts, handshake_timeout=config.tls.handshake_timeout),
-        tls=site.tls,
+        tls=ClientTls(world.runtime.threads),
         ourselves=_ourselves(config, site.bound),
         log=watch.log,
     )

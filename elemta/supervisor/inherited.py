@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import orjson
-from attrs import frozen
+from attrs import asdict, evolve, frozen
 
 from elemta.config.listeners import effective_listeners
 from elemta.config.sections import Config
@@ -39,20 +39,22 @@ class Order(enum.Enum):
     DRAIN = b"drain"
     STOP = b"stop"
     TASKS = b"tasks"
-    #: Read what may change without a new start: certificates.
+    #: Read what may change without a new start: the configuration, certificates.
     RELOAD = b"reload"
 
 
 @frozen
 class Report:
-    """What a worker tells its parent: that it serves, or why it cannot."""
+    """What a worker tells its parent: that it serves, or why it cannot; or what came of an order to reload."""
 
     failure: str = ""
     status: int = 0
+    #: How many such orders, since the worker's start, were given before it read what it tells of; 0 for the start.
+    reloads: int = 0
 
     def line(self) -> bytes:
         """As it is sent; a failure that is too long for a line is cut."""
-        return orjson.dumps({"failure": self.failure[: LINE_OCTETS // 8], "status": self.status}) + b"\n"
+        return orjson.dumps(asdict(evolve(self, failure=self.failure[: LINE_OCTETS // 8]))) + b"\n"
 
     @classmethod
     def of_line(cls, line: bytes) -> "Report":

@@ -5,7 +5,7 @@ What is not here: the server itself (`supervisor.server`), the lock or other pro
 Signals: SIGTERM or SIGINT drains within `timeouts.shutdown_timeout`, a second one stops now; SIGHUP has the
 configuration and the certificates read again, or drains where it means that the terminal is gone; SIGUSR2 writes the
 tree of tasks to the log. A worker obeys its parent instead, and drains when that is gone; a signal, which terminals and
-service managers send to all processes at once, drains it however often it comes.
+service managers send to all processes at once, drains it however often it comes, and SIGHUP is the parent's to pass on.
 Failures raised: `CannotStart`, with one sentence that says what to do.
 """
 
@@ -76,6 +76,8 @@ def serve_here(
 
     Raises `CannotStart`.
     """
+    # It would end the process; so it waits until there is somebody to take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         trio.run(_Serving(source, log, starter or Starter(), inherited).run)
     except BaseExceptionGroup as group:
@@ -101,6 +103,12 @@ class _Serving:
         self._tls: ServerTls | None = None
         self._login: Authenticator | None = None
         self._reloader: Reloader | None = None
+        self._ready = trio.Event()
+        #: Causes of reloads. One waits at most: it reads whatever has changed until it begins.
+        self._to_reload, self._reloads = trio.open_memory_channel[str](1)
+        self._reloading = trio.CancelScope()
+        #: Orders to reload that the parent gave.
+        self._ordered_reloads = 0
         self._control_path = Path(self._config.queue_dir, CONTROL_NAME).absolute()
 
     async def run(self) -> None:
@@ -164,6 +172,7 @@ class _Serving:
                 nursery.start_soon(self._heed_signals, signals, site.bound, server, nursery)
                 if self._inherited is not None:
                     nursery.start_soon(self._heed_parent, self._inherited, site.bound, server, nursery)
+                nursery.start_soon(self._reload_when_told, server, reloader)
                 nursery.start_soon(keep_alive, self._starter.notifier)
                 if self._tls is not None:
                     nursery.start_soon(self._tls.run)
@@ -213,6 +222,8 @@ class _Serving:
             if number == signal.SIGUSR2:
                 order = Order.TASKS
             elif number == signal.SIGHUP and not self._terminal.is_gone:
+                if self._inherited is not None:
+                    continue
                 order = Order.RELOAD
             elif self._draining and self._inherited is None:
                 order = Order.STOP
@@ -241,8 +252,9 @@ class _Serving:
         if order is Order.TASKS:
             self._log.info("server.tasks", tree=task_tree())
         elif order is Order.RELOAD:
-            self._log.info("server.reloading", signal=cause)
-            nursery.start_soon(self._reload, cause, server)
+            self._ordered_reloads += 1
+            with contextlib.suppress(trio.WouldBlock):
+                self._to_reload.send_nowait(cause)
         elif order is Order.STOP:
             self._log.warning("server.stopping", signal=cause)
             self._starter.tell_stopping(0.0)
@@ -253,17 +265,23 @@ class _Serving:
             self._log.info("server.draining", signal=cause)
             seconds = self._source.config.timeouts.shutdown_timeout
             self._starter.tell_stopping(seconds)
+            self._reloading.cancel()
             self._end_within(seconds)
             nursery.start_soon(self._drain, server)
 
-    async def _reload(self, cause: str, server: Server) -> None:
-        self._starter.tell_reloading()
-        if self._tls is not None:
-            await self._tls.reload(cause)
-        if self._reloader is not None:
-            await self._reloader.reload(server)
-        if not self._draining:
-            self._starter.tell_reloaded()
+    async def _reload_when_told(self, server: Server, reloader: Reloader) -> None:
+        """Reload as often as it is asked for, one after the other, from when the server is ready until it drains."""
+        with self._reloading:
+            await self._ready.wait()
+            async for cause in self._reloads:
+                self._log.info("server.reloading", signal=cause)
+                self._starter.tell_reloading()
+                ordered = self._ordered_reloads
+                if self._tls is not None:
+                    await self._tls.reload(cause)
+                failure = await reloader.reload(server)
+                self._starter.tell_reloaded()
+                self._report(Report(failure, reloads=ordered))
 
     def _end_within(self, seconds: float) -> None:
         """Plugins are anybody's code: where there are any, the end does not depend on them."""
@@ -328,12 +346,17 @@ class _Serving:
         )
 
     def _say_ready(self, server: Server, web: Endpoint | None) -> None:
-        if self._inherited is not None:
+        self._ready.set()
+        if self._inherited is None:
+            say_ready(self._config, self._log, endpoints=server.endpoints, web=web, starter=self._starter)
+        else:
             self._log.info("worker.ready")
+            self._report(Report())
+
+    def _report(self, report: Report) -> None:
+        if self._inherited is not None:
             with contextlib.suppress(OSError):
-                self._inherited.line.send(Report().line())
-            return
-        say_ready(self._config, self._log, endpoints=server.endpoints, web=web, starter=self._starter)
+                self._inherited.line.send(report.line())
 
 
 def say_ready(

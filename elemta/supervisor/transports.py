@@ -81,4 +81,5 @@ def _smtp(route: Route, bench: Workbench, finder: HopFinder) -> SmtpTransport:
 
 def _options(route: Route, bench: Workbench) -> ClientOptions:
     security = ClientSecurity(route.tls, bench.tls, route.tls_name, route.ca_file, route.login)
-    return evolve(bench.client, route=route, security=security)
+    # A connection stands for what it was made with: authorities are read once for all those of one `ClientTls`.
+    return evolve(bench.client, route=(route, bench.tls), security=security)

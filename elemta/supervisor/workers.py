@@ -56,6 +56,11 @@ class _Worker:
         self.start_at = -inf
         self.is_ready = False
         self.failure: CannotStart | None = None
+        #: Orders to reload that it was given, and those it has obeyed, since it was started; whether the last ones came
+        #: to something.
+        self.reloads_ordered = 0
+        self.reloads_done = 0
+        self.took_over = False
         self._heard = b""
 
     def hear(self, piece: bytes) -> Iterator[Report]:
@@ -66,6 +71,7 @@ class _Worker:
     def tell(self, order: Order) -> None:
         """Give it an order; one that has just ended hears nothing."""
         if self.line is not None:
+            self.reloads_ordered += order is Order.RELOAD
             with suppress(OSError):
                 self.line.send(order.value + b"\n")
 
@@ -128,6 +134,7 @@ class _Parent:
         self._announced = False
         self._could_start = False
         self._ending = False
+        self._reloading = False
         self._kill_at = inf
         self._failure: CannotStart | None = None
         self._selector = selectors.DefaultSelector()
@@ -179,15 +186,32 @@ class _Parent:
                     self._end(Order.STOP if self._ending else Order.DRAIN, signal.Signals(number).name)
 
     def _reload(self) -> None:
-        """Have each worker read everything again, and do so here for workers that are started later."""
-        self._starter.tell_reloading()
-        try:
-            found, _ = self._source.read()
-            self._source.config = found.config
-        except Exception as error:
-            tell_failure(error, self._log)
+        """Have each worker read everything again."""
+        if self._ending:
+            return
+        if self._announced:
+            self._starter.tell_reloading()
+        self._reloading = True
         self._tell(Order.RELOAD)
-        self._starter.tell_reloaded()
+        self._conclude_reload()
+
+    def _conclude_reload(self) -> None:
+        """Once all workers are done, do so here, for those that are started later.
+
+        Not before: what one of them could not take over, such as a plugin that does not start, would keep every later
+        one from starting.
+        """
+        workers = self._workers
+        if not self._reloading or any(worker.reloads_ordered > worker.reloads_done for worker in workers):
+            return
+        self._reloading = False
+        if all(worker.took_over for worker in workers if worker.reloads_done):
+            try:
+                self._source.config = self._source.read().config
+            except Exception as error:
+                tell_failure(error, self._log)
+        if self._announced:
+            self._starter.tell_reloaded()
 
     def _tell(self, order: Order) -> None:
         for worker in self._workers:
@@ -195,7 +219,7 @@ class _Parent:
 
     def _end(self, order: Order, cause: str) -> None:
         """Have all workers end; the listening sockets go with the last of them."""
-        self._ending = True
+        self._ending, self._reloading = True, False
         self._log.info("server.draining" if order is Order.DRAIN else "server.stopping", signal=cause)
         self._shared.close_listeners()
         self._tell(order)
@@ -233,6 +257,9 @@ class _Parent:
         worker.pid, worker.line, worker.started_at = pid, ours, time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker, ours))
         self._log.info("worker.started", worker=worker.number, pid=pid)
+        worker.reloads_ordered = worker.reloads_done = 0
+        if self._reloading:
+            worker.tell(Order.RELOAD)
 
     def _hear(self, worker: _Worker, line: socket.socket) -> None:
         try:
@@ -240,7 +267,10 @@ class _Parent:
         except ConnectionError:
             piece = b""
         for report in worker.hear(piece):
-            if report.failure:
+            if report.reloads:
+                worker.reloads_done, worker.took_over = report.reloads, not report.failure
+                self._conclude_reload()
+            elif report.failure:
                 worker.failure = CannotStart(report.failure, report.status)
             else:
                 worker.is_ready = self._could_start = True

@@ -31,6 +31,8 @@ class RecordingSink:
         self.port: int = self._listener.getsockname()[1]
         self.mails: list[Caught] = []
         self.changed = threading.Condition()
+        #: Connections that came.
+        self.connections = 0
         self._open: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
@@ -61,6 +63,7 @@ class RecordingSink:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 

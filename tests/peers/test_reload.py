@@ -133,6 +133,23 @@ def test_mail_that_waits_takes_the_new_way(tmp_path: Path) -> None:
         wait_until(lambda: events(server, "delivery.outcome")[-1]["result"] == "delivered", "by the new smarthost")
 
 
+def test_a_connection_of_before_takes_no_mail_of_after(tmp_path: Path) -> None:
+    """It stands for a password, a certificate, authorities that may be others now."""
+    with RecordingSink() as sink:
+        route = {"domain": "*", "transport": "smtp", "host": "127.0.0.1", "port": sink.port, "tls": "none"}
+        config = {**OPEN, "routes": [route]}
+        with ServerProcess(tmp_path, config) as server:
+            for count in (1, 2):
+                assert deliver(server).startswith(b"250 ")
+                sink.wait_for(count)
+                wait_until(lambda: len(events(server, "delivery.outcome")) == len(sink.mails), "delivered")
+            assert sink.connections == 1, "it is kept between mails"
+            reload(server, config)
+            assert deliver(server).startswith(b"250 ")
+            sink.wait_for(3)
+            assert sink.connections == 2
+
+
 def test_each_session_keeps_the_plugins_that_it_began_with(tmp_path: Path) -> None:
     def refusing(word: str) -> dict[str, Any]:
         body = f"""\

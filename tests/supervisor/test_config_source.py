@@ -1,0 +1,50 @@
+"""What of a file that has changed a running server would take over, or why it would not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elemta.config.load import load_config
+from elemta.config.problems import ConfigError
+from elemta.supervisor.reload import ConfigSource
+
+INBOX = {"domain": "example.com", "transport": "inbox"}
+
+
+def write(folder: Path, **keys: Any) -> None:
+    (folder / "elemta.conf").write_text(json.dumps({"hostname": "mx.example.com", **keys}))
+
+
+def started(folder: Path, **keys: Any) -> ConfigSource:
+    """Of a server that found its file by itself."""
+    write(folder, **keys)
+    loaded = load_config(None, {}, cwd=folder)
+    return ConfigSource(loaded.config, lambda: load_config(None, {}, cwd=folder), loaded.source)
+
+
+def test_a_file_that_is_gone_is_not_the_defaults(tmp_path: Path) -> None:
+    source = started(tmp_path, allowed_relays=["127.0.0.1"])
+    (tmp_path / "elemta.conf").unlink()
+    with pytest.raises(ConfigError, match=r"^\./elemta\.conf: this file, which .* is gone; nothing would be read"):
+        source.read()
+    write(tmp_path, max_size=100_000)
+    assert source.read().changed == ["max_size", "allowed_relays"]
+
+
+def test_another_file_does_not_take_its_place(tmp_path: Path) -> None:
+    source = started(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "elemta.conf").rename(tmp_path / "config/elemta.conf")
+    with pytest.raises(ConfigError, match=r"\./config/elemta\.conf would be read"):
+        source.read()
+
+
+def test_what_dev_mode_does_not_need_is_asked_for_while_it_is_not_on(tmp_path: Path) -> None:
+    source = started(tmp_path)
+    write(tmp_path, dev_mode=True, local_domains=["example.com"])
+    with pytest.raises(ConfigError, match=r'local_domains\[0\]: "example\.com" has no route'):
+        source.read()
+    write(tmp_path, dev_mode=True, local_domains=["example.com"], local_recipients=["a@example.com"], routes=[INBOX])
+    assert "dev_mode" in source.read().at_start
