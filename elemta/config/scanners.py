@@ -53,7 +53,7 @@ def _web_service(text: str) -> str:
 ServiceAddr = Annotated[str, Form('where a service listens: "host:port", "[v6]:port" or "unix:/path"', reader=_service)]
 WebServiceAddr = Annotated[
     str,
-    Form('where a service listens: "http://host:port", "https://host" or "unix:/path"', reader=_web_service),
+    Form('where a web service listens: "http://host:port", "https://host" or "unix:/path"', reader=_web_service),
 ]
 #: Scores are small numbers; a thousand is what GTUBE, the test mail of all filters, weighs.
 Score = Annotated[float, Amount("points", -10_000.0, 10_000.0)]

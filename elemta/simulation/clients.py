@@ -133,10 +133,11 @@ class Client:
         accepted: list[MailScript] = []
         try:
             with trio.move_on_after(_PATIENCE_SECONDS * 2):
+                connected = trio.current_time()
                 stream = await self._host.connect(Endpoint(server, self._script.port))
                 try:
                     assert isinstance(stream, VirtualStream)
-                    dialogue = _Dialogue(stream, self._record, pipelining=self._script.pipelining)
+                    dialogue = _Dialogue(stream, self._record, connected, pipelining=self._script.pipelining)
                     await self._open(dialogue)
                     for mail in mails:
                         accepted += [mail] if await dialogue.send(mail) else []
@@ -169,8 +170,10 @@ class Client:
 class _Dialogue:
     """One connection of a client."""
 
-    def __init__(self, stream: VirtualStream, record: Record, *, pipelining: bool) -> None:
+    def __init__(self, stream: VirtualStream, record: Record, connected: float, *, pipelining: bool) -> None:
+        """It began to connect at `connected`."""
         self.wire = stream
+        self._connected = self._greeted = connected
         self.channel = Channel(stream)
         self.record = record
         #: Whether the last EHLO was answered 250, and the words of that answer.
@@ -184,6 +187,7 @@ class _Dialogue:
         code, _ = await self._lines.reply()
         if code != 220:
             raise _Vanished
+        self._greeted = trio.current_time()
         await self.greet_again()
 
     async def greet_again(self) -> None:
@@ -230,7 +234,17 @@ class _Dialogue:
         finally:
             if answer is Answer.UNKNOWN and not state.dotted(self.wire):
                 answer = Answer.INCOMPLETE
-            submitted = Submitted(trio.current_time(), mail.tag, mail.sender, tuple(state.taken), answer, reply)
+            submitted = Submitted(
+                trio.current_time(),
+                mail.tag,
+                mail.sender,
+                tuple(state.taken),
+                answer,
+                reply,
+                server=self.wire.peer.host,
+                connected=self._connected,
+                greeted=self._greeted,
+            )
             self.record.submit(submitted)
         if answer in {Answer.UNKNOWN, Answer.INCOMPLETE} or reply.startswith("421"):
             raise _Vanished

@@ -12,6 +12,7 @@ from elemta.config.sections import StorageSection
 from elemta.simulation.clock import chance_of
 from elemta.simulation.encryption import with_tls
 from elemta.simulation.nodes import ClockStep, Drain, LinkPlan, NodePlan, Span
+from elemta.simulation.reloads import with_reloads
 from elemta.simulation.scenario import SERVER_ADDRESS, Scenario, draw
 
 #: One seed in so many is a fleet, where the store can be shared.
@@ -32,7 +33,7 @@ def draw_world(seed: int, store: str) -> Scenario:
     """The scenario of a seed for the store named: one seed in three is a fleet on the memory store."""
     if store == "memory" and seed % FLEET_EVERY == FLEET_EVERY - 1:
         return draw_fleet(seed)
-    return with_tls(draw(seed))
+    return with_reloads(with_tls(draw(seed)))
 
 
 def draw_fleet(seed: int, nodes: int = 0) -> Scenario:
@@ -61,7 +62,8 @@ def draw_fleet(seed: int, nodes: int = 0) -> Scenario:
     # Attempts that last long are under way when something happens.
     slow = lease * chance.choice((0.0, 0.1, 0.6))
     hosts = {address: evolve(nature, slow=max(nature.slow, slow)) for address, nature in alone.hosts.items()}
-    return evolve(alone, config=config, hosts=hosts, nodes=tuple(plans), crashes=(), drains=(), steps=())
+    fleet = evolve(alone, config=config, hosts=hosts, nodes=tuple(plans), crashes=(), drains=(), steps=())
+    return with_reloads(fleet)
 
 
 def _node(name: str, address: str, lease: float, *, often: float, chance: Random) -> NodePlan:

@@ -9,6 +9,7 @@ server's run passes.
 """
 
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ import trio
 from attrs import evolve, frozen
 from structlog.typing import FilteringBoundLogger
 
+from elemta.config.load import Loaded
 from elemta.config.sections import Config
 from elemta.observe.metrics import Metrics
 from elemta.observe.watch import Watch
@@ -33,7 +35,8 @@ from elemta.storage.base import StoreUnavailable
 from elemta.storage.inbox import MemoryInbox
 from elemta.storage.keyvalue_memory import MemoryKeyValue
 from elemta.supervisor.build import Security, Site, Stores, World, bind, build_server
-from elemta.supervisor.plugins import opened, plugins_of
+from elemta.supervisor.plugins import plugins_of
+from elemta.supervisor.reload import ConfigSource, Reloader
 from elemta.supervisor.server import Server
 from elemta.supervisor.tls import load_server_tls
 
@@ -113,8 +116,9 @@ class Life:
 
     async def _serve(self) -> None:
         around = self._around
-        config = _config_at(around.scenario.config, self._plan.address, around.certificates)
-        bound = await bind(config, self._machine)
+        source = ConfigSource(self._read_file(), lambda: Loaded(self._read_file(), (), {}, None))
+        around.record.take_over(self.number, source.config)
+        bound = await bind(source.config, self._machine)
         resolver = ScriptedResolver(around.scenario.names, self._runtime.chance)
         outside = World(self._runtime, self._machine, resolver)
         watch = Watch(self._logger(), Metrics())
@@ -123,15 +127,37 @@ class Life:
             stores = Stores(self._given.faults, around.inbox)
         else:
             stores = Stores(shared, around.inbox, shared, self._plan.name)
-        tls = await load_server_tls(config, self._runtime, watch)
-        plugs = plugins_of(config, outside, watch, state=around.state, offered=around.scenario.plugins, watchdog=False)
-        async with opened(around.state), plugs as plugins:
-            security = Security(tls=tls, plugins=plugins)
-            self.server = build_server(config, Site(outside, stores, bound, watch), security)
+        tls = await load_server_tls(source.config, self._runtime, watch)
+        site = Site(outside, stores, bound, watch)
+        plugins_here = partial(plugins_of, offered=around.scenario.plugins, watchdog=False)
+        async with trio.open_nursery() as houses:
+            reloader = Reloader(source, site, houses, make_state=lambda: around.state, open_plugins=plugins_here)
+            self.server = build_server(source.config, site, Security(tls=tls, plugins=await reloader.first_plugins()))
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.server.run)
                 around.record.note("server", self._plan.address, "serves")
                 self.started_or_over.set()
+                houses.start_soon(self._reload_on_time, self.server, source, reloader)
+            houses.cancel_scope.cancel()
+
+    def _read_file(self) -> Config:
+        """What the node's configuration says now."""
+        config = self._around.scenario.config
+        for reload in self._plan.reloads:
+            if reload.at <= trio.current_time():
+                config = reload.config
+        return _config_at(config, self._plan.address, self._around.certificates)
+
+    async def _reload_on_time(self, server: Server, source: ConfigSource, reloader: Reloader) -> None:
+        record = self._around.record
+        began = record.lived[self.number - 1].configs[0][0]
+        for reload in self._plan.reloads:
+            if reload.at > began:
+                await trio.sleep_until(reload.at)
+                if self._drain is not None:
+                    return  # the process reloads no more
+                await reloader.reload(server)
+                record.take_over(self.number, source.config)
 
     def _logger(self) -> FilteringBoundLogger:
         ears = _Ears(self._around.record, lambda: not self.crashed)

@@ -7,6 +7,8 @@ Times are virtual seconds.
 
 from attrs import frozen
 
+from elemta.config.sections import Config
+
 #: A time from its first to its second number, in virtual seconds.
 Span = tuple[float, float]
 
@@ -25,6 +27,14 @@ class Drain:
 
     at: float
     seconds: float
+
+
+@frozen
+class Reload:
+    """At the virtual time `at` the file says `config`: a server takes it over, or begins its next life with it."""
+
+    at: float
+    config: Config
 
 
 @frozen
@@ -60,7 +70,7 @@ class NodePlan:
 
     At each time of `crashes` its machine stops, each of `drains` ends its life in order; after `downtime` seconds it
     starts anew, unless it never `returns` from its last crash. During `freezes` nothing in it runs. During `rests` an
-    operator wants it to take nothing more. `steps` are those of its own wall clock.
+    operator wants it to take nothing more. `steps` are those of its own wall clock. `reloads` are no trouble.
     """
 
     name: str
@@ -72,6 +82,7 @@ class NodePlan:
     freezes: tuple[Span, ...] = ()
     rests: tuple[Span, ...] = ()
     steps: tuple[ClockStep, ...] = ()
+    reloads: tuple[Reload, ...] = ()
     link: LinkPlan = LinkPlan()
 
     @property

@@ -12,6 +12,8 @@ from math import inf
 import trio
 from attrs import define, field, frozen
 
+from elemta.config.reload import take_over
+from elemta.config.sections import Config
 from elemta.mail.outcome import Attempt
 from elemta.simulation.personality import Handshake
 from elemta.simulation.pipe import VirtualStream, Wire
@@ -67,7 +69,10 @@ class Answer(enum.Enum):
 
 @frozen
 class Submitted:
-    """One try of a client to hand over a mail. `recipients` are those that the server took at RCPT."""
+    """One try of a client to hand over a mail. `recipients` are those that the server took at RCPT.
+
+    The session with the server at the address `server` began between `connected` and `greeted`.
+    """
 
     at: float
     tag: str
@@ -75,6 +80,9 @@ class Submitted:
     recipients: tuple[str, ...]
     answer: Answer
     reply: str = ""
+    server: str = ""
+    connected: float = 0.0
+    greeted: float = 0.0
 
 
 @frozen(eq=False)
@@ -140,10 +148,12 @@ class Shaken:
 
 @frozen
 class Settled:
-    """An attempt's end, as it became durable. `wall` is the wall clock then; `mail` is None when it left the queue."""
+    """An attempt's end, as life `life` made it durable. `wall` is the wall clock then; `mail` is None when it left the
+    queue."""
 
     at: float
     wall: float
+    life: int
     mail: QueuedMail | None
     attempts: tuple[Attempt, ...]
 
@@ -171,11 +181,18 @@ class Member:
 
 @define(eq=False)
 class Lived:
-    """A life of the server at `address`."""
+    """A life of the server at `address`. `configs` are its configurations, each with when it was taken over."""
 
     address: str
     since: float
     until: float = inf
+    configs: list[tuple[float, Config]] = field(factory=list)
+
+    def held(self, since: float, until: float) -> list[Config]:
+        """What held at any time of this span."""
+        ends = [at for at, _ in self.configs[1:]] + [inf]
+        begun = zip(self.configs, ends, strict=False)
+        return [config for (at, config), end in begun if at <= until and end >= since]
 
 
 @frozen
@@ -429,6 +446,19 @@ class Record:
         """A server starts; the number of its life."""
         self.lived.append(Lived(address, trio.current_time()))
         return len(self.lived)
+
+    def take_over(self, life: int, config: Config) -> None:
+        """A server goes on with this configuration, or begins with it."""
+        lived = self.lived[life - 1]
+        if lived.configs:
+            changed = take_over(lived.configs[-1][1], config).changed
+            self.note("server", lived.address, "takes over another configuration:", *changed)
+        lived.configs.append((trio.current_time(), config))
+
+    def held(self, server: str, since: float, until: float) -> list[Config]:
+        """The configurations that the server at an address had at any time of this span."""
+        lives = [each for each in self.lived if each.address == server and each.since <= until and each.until >= since]
+        return [config for lived in lives for config in lived.held(since, until)]
 
     def end_life(self, life: int) -> None:
         """A life is over, however it ended. The first end counts."""

@@ -14,7 +14,7 @@ from elemta.plugins.api import Plugin
 from elemta.resolver.base import MailExchanger
 from elemta.simulation.clients import ClientScript, MailScript
 from elemta.simulation.clock import chance_of
-from elemta.simulation.nodes import ClockStep, Drain, NodePlan
+from elemta.simulation.nodes import ClockStep, Drain, NodePlan, Reload
 from elemta.simulation.operators import OrderScript
 from elemta.simulation.personality import LMTP_PORT, Manner, Personality
 from elemta.simulation.pipe import Latency
@@ -43,8 +43,9 @@ class Scenario:
     """One world. `hosts` has a personality for each address, `names` is all of DNS.
 
     `orders` are the operator's. At each time of `crashes` the server's machine stops, each of `drains` ends its life in
-    order; after `downtime` seconds it starts anew. With `nodes` there are several servers on one queue, each with
-    troubles of its own instead of these. `deadline` is the virtual time at which everything must be done.
+    order; after `downtime` seconds it starts anew. `reloads` are what its configuration says later. With `nodes` there
+    are several servers on one queue, each with troubles and reloads of its own instead of these. `deadline` is the
+    virtual time at which everything must be done.
     """
 
     seed: int
@@ -57,6 +58,7 @@ class Scenario:
     drains: tuple[Drain, ...] = ()
     downtime: float = 3.0
     steps: tuple[ClockStep, ...] = ()
+    reloads: tuple[Reload, ...] = ()
     orders: tuple[OrderScript, ...] = ()
     latency: Latency = Latency()
     deadline: float = 10 * _DAY
@@ -75,6 +77,7 @@ class Scenario:
                 drains=self.drains,
                 downtime=self.downtime,
                 steps=self.steps,
+                reloads=self.reloads,
             ),
         )
 

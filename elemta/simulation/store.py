@@ -178,7 +178,7 @@ class FaultyStore(Relay[Behind_co]):
             elif isinstance(change, Settle):
                 for insert in change.inserts:
                     record.insert(insert.mail, insert.content)
-                settled = Settled(trio.current_time(), self._clock.wall(), change.mail, change.attempts)
+                settled = Settled(trio.current_time(), self._clock.wall(), self._life, change.mail, change.attempts)
                 record.settle(change.id, settled)
             else:
                 record.withdraw(change.id)

@@ -1,7 +1,8 @@
 """What must hold after every run of a simulated world.
 
 What is not here: the run (`simulation.world`), what must hold of priorities (`testing.precedence`) or of orders
-(`testing.obedience`), of drains (`testing.stopping`), or of queues with several nodes (`testing.sharing`).
+(`testing.obedience`), of drains (`testing.stopping`), of reloads (`testing.reloading`), or of queues with several
+nodes (`testing.sharing`).
 Each check reads the record and says in sentences what is wrong; nothing it says depends on how the product works
 inside, only on what it promises: to the clients that were answered 250, to the senders that wait for a delivery or a
 report, to the hosts that should not get a mail twice.
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+from elemta.config.sections import Config
 from elemta.mail.outcome import AttemptResult
 from elemta.queue.schedule import RETRY_JITTER
 from elemta.queue.throttle import destination_share
@@ -30,6 +32,14 @@ from elemta.testing.encryption import (
 )
 from elemta.testing.obedience import AMPLE_WORKERS, deleted_stays_away, held_stays_held, obeyed_at_once
 from elemta.testing.precedence import higher_goes_first, priority_as_asked
+from elemta.testing.reloading import (
+    expires_as_promised,
+    sessions_end_as_they_began,
+    settled_under,
+    stamped_by_its_session,
+    tried_by_the_route,
+    ways_to,
+)
 from elemta.testing.sharing import (
     adopted_for_a_reason,
     adopted_in_time,
@@ -203,7 +213,7 @@ def bounds_hold(scenario: Scenario, record: Record) -> Iterator[str]:
     """At most `max_workers` deliveries of a server run, at most half of them to one destination."""
     workers = scenario.config.max_workers
     for (server, destination), most in record.busiest.items():
-        bound = destination_share(workers) if destination else workers
+        bound = destination_share(workers) * ways_to(record, destination) if destination else workers
         if most > bound:
             yield f"{most} deliveries ran at once from {server} to {destination or 'all hosts'}, {bound} may"
 
@@ -215,14 +225,16 @@ def retried_as_scheduled(scenario: Scenario, record: Record) -> Iterator[str]:
     for passage in record.passages.values():
         for settled in passage.settled:
             if settled.mail is not None and settled.mail.state is QueueState.DEFERRED and settled.attempts:
-                yield from _retry_is_set(scenario, passage, settled)
+                unlike = [list(_is_set_unlike(config, passage, settled)) for config in settled_under(record, settled)]
+                yield from min(unlike, key=len)
                 yield from _retry_comes(scenario, passage, settled)
 
 
-def _retry_is_set(scenario: Scenario, passage: Passage, settled: Settled) -> Iterator[str]:
+def _is_set_unlike(config: Config, passage: Passage, settled: Settled) -> Iterator[str]:
+    """How the retry differs from what a configuration says."""
     mail = settled.mail
     assert mail is not None
-    schedule = scenario.config.retry_schedule
+    schedule = config.retry_schedule
     interval = schedule[min(mail.attempts, len(schedule)) - 1]
     ended = max(attempt.started_at + attempt.duration for attempt in settled.attempts)
     earliest = min(ended + interval * (1 - RETRY_JITTER), mail.expires_at)
@@ -230,7 +242,7 @@ def _retry_is_set(scenario: Scenario, passage: Passage, settled: Settled) -> Ite
     if not earliest - TOLERANCE_SECONDS <= mail.next_attempt_at <= latest + TOLERANCE_SECONDS:
         after = mail.next_attempt_at - ended
         yield f"{mail.id} ({passage.tag}) was set for {after:.3f} s after attempt {mail.attempts}, not {interval} s"
-    if mail.attempts > scenario.config.max_retries and not any(
+    if mail.attempts > config.max_retries and not any(
         attempt.result is AttemptResult.UNCERTAIN for attempt in settled.attempts
     ):
         yield f"{mail.id} ({passage.tag}) is kept after {mail.attempts} attempts"
@@ -322,4 +334,8 @@ CHECKS: tuple[Check, ...] = (
     encrypted_where_it_works,
     nothing_before_tls_is_believed,
     handshakes_end,
+    sessions_end_as_they_began,
+    stamped_by_its_session,
+    tried_by_the_route,
+    expires_as_promised,
 )

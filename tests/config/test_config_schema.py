@@ -29,7 +29,7 @@ WRITTEN_FORMS = {
     "a host name or an IP address": ["mx.example.com", "192.0.2.1", "[2001:db8::1]", "2001:DB8::1"],
     "a database on a server": ["postgresql://u:p@h:5432/d", "mysql://h/d?pool_size=3", "mariadb:///d?socket=/run/x"],
     "where a service listens": ["localhost:783", "192.0.2.1:11", "[2001:db8::1]:783", "unix:/run/clamd.sock"],
-    "an address": ["http://localhost:11333", "https://scan.example.com/rspamd"],
+    "where a web service listens": ["http://localhost:11333", "https://scan.example.com/rspamd", "unix:/run/x"],
     "a mail address": ["jo@example.com", "Jo.Doe+tag@EXAMPLE.com", "jö@bücher.example"],
 }
 
