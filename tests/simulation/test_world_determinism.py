@@ -8,8 +8,9 @@ import pytest
 
 from elemta.testing.plugin import SimulatedWorld
 
-#: Seeds whose worlds hold crashes, faults of the store, long mails, retries of days; 3 and 86 (a fleet) speak TLS.
-SEEDS = (3, 6, 12, 86)
+#: Seeds whose worlds hold crashes, faults of the store, long mails, retries of days; 3 and 86 (a fleet) speak TLS, 83
+#: (a fleet) has reloads.
+SEEDS = (3, 6, 12, 83, 86)
 
 PROGRAM = """
 import sys
