@@ -129,7 +129,7 @@ class Life:
             stores = Stores(shared, around.inbox, shared, self._plan.name)
         tls = await load_server_tls(source.config, self._runtime, watch)
         site = Site(outside, stores, bound, watch)
-        plugins_here = partial(plugins_of, offered=around.scenario.plugins, watchdog=False)
+        plugins_here = partial(plugins_of, offered=around.scenario.plugins)
         async with trio.open_nursery() as houses:
             reloader = Reloader(source, site, houses, make_state=lambda: around.state, open_plugins=plugins_here)
             self.server = build_server(source.config, site, Security(tls=tls, plugins=await reloader.first_plugins()))

@@ -192,8 +192,9 @@ class InboxDatabase:
         if version > len(_SCHEMA):
             raise OSError(errno.EINVAL, "a later version of Elemta wrote it; use that, or move it away", self._path)
         for number in range(version, len(_SCHEMA)):
+            step = f"BEGIN IMMEDIATE; {_SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;"
             try:
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+                connection.executescript(step)
             except sqlite3.OperationalError:
                 connection.rollback()
                 if connection.execute("PRAGMA user_version").fetchone()[0] <= number:

@@ -17,7 +17,7 @@ from elemta.inbound.plugged import Plugins
 from elemta.observe.watch import Watch
 from elemta.storage.keyvalue import KeyValueStore
 from elemta.supervisor.build import World
-from elemta.supervisor.plugins import opened, plugins_of
+from elemta.supervisor.plugins import opened, plugins_of, watchdog_of
 
 #: Seconds between two looks whether anybody has the plugins of an earlier generation.
 LOOK_SECONDS: Final = 1.0
@@ -48,13 +48,14 @@ class Generations:
     ) -> None:
         """`make_state` makes the store of what plugins keep; it is called once, and the store opened here.
 
-        `open_plugins` is `plugins_of` when None.
+        `open_plugins` is `plugins_of` when None; that is the real world, where a thread watches them.
         """
         self._world = world
         self._watch = watch
         self._nursery = nursery
         self._make_state = make_state
         self._open_plugins = open_plugins or plugins_of
+        self._is_watched = open_plugins is None
         self._state: KeyValueStore | None = None
         self._current: Generation | None = None
 
@@ -74,7 +75,9 @@ class Generations:
     async def _keep_open(
         self, state: KeyValueStore, *, task_status: trio.TaskStatus[KeyValueStore] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        async with opened(state):
+        async with opened(state), trio.open_nursery() as nursery:
+            if self._is_watched:
+                await nursery.start(watchdog_of(self._watch).run)
             task_status.started(state)
             await trio.sleep_forever()
 

@@ -47,12 +47,10 @@ async def plugins_of(
     *,
     state: KeyValueStore,
     offered: Mapping[str, type[Plugin]] | None = None,
-    watchdog: bool = True,
 ) -> AsyncIterator[Plugins | None]:
     """The plugins, started, for the block; None when the configuration asks for none. Raises `CannotStart`.
 
-    `state` has what they keep; it is open and runs. `offered` are plugins beside those that are installed. `watchdog`
-    is for the real world: it needs a thread.
+    `state` has what they keep; it is open and runs. `offered` are plugins beside those that are installed.
     """
     wanted = wanted_plugins(config)
     if not wanted:
@@ -69,9 +67,6 @@ async def plugins_of(
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
         await nursery.start(chain.run)
-        if watchdog:
-            callers = {Chain.ask_on.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}
-            await nursery.start(Watchdog(callers, watch.log).run)
         started: list[Member] = []
         try:
             for member in chain.members:
@@ -83,6 +78,11 @@ async def plugins_of(
             with trio.move_on_after(STOP_SECONDS, shield=True):
                 await _stop(started, watch)
             nursery.cancel_scope.cancel()
+
+
+def watchdog_of(watch: Watch) -> Watchdog:
+    """What names the plugin that blocks the event loop, one for all that run."""
+    return Watchdog({Chain.ask_on.__code__: asked_in, TaskKeeper.run_one.__code__: run_in}, watch.log)
 
 
 def _as_is(plugin_class: type[Plugin]) -> type[Plugin]:

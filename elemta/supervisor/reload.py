@@ -69,7 +69,7 @@ def _check_without_dev(config: Config, wanted: Config) -> None:
 
 def tell_failure(error: Exception, log: FilteringBoundLogger) -> str:
     """Say that what was read is not taken over; its first problem."""
-    problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+    problems = str(error).split("\n\n")
     log.error(
         "config.reload_failed",
         problems=problems[:MAX_PROBLEMS_TOLD],
