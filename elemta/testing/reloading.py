@@ -15,7 +15,7 @@ from elemta.simulation.stamp import STAMP_FIELD, word_of
 
 #: Seconds by which times since 1970 may differ for their own granularity.
 TOLERANCE_SECONDS = 0.002
-#: Message size exceeds fixed limit, RFC 1870 §6.1.
+#: Message size exceeds fixed limit, RFC 1870 §6.3.
 _TOO_LARGE = "552 "
 
 
