@@ -52,9 +52,8 @@ class ConfigSource:
 
 
 def _gone(file: str, other: str | None) -> Problem:
-    """A file that nobody named is looked for; while it is moved away, or being replaced, it is not the defaults that
-    anybody wants."""
-    says = f"this file, which the server was started with, is gone; {other or 'nothing'} would be read in its place."
+    """A file that nobody named is looked for. While it is moved away, or being replaced, nobody wants the defaults."""
+    says = f"the server was started with this file; now {other or 'none'} would be read. Put it back, or start anew."
     return Problem(key="", where=file, says=says)
 
 

@@ -280,7 +280,8 @@ class _Serving:
                 if self._tls is not None:
                     await self._tls.reload(cause)
                 failure = await reloader.reload(server)
-                self._starter.tell_reloaded()
+                if not self._draining:
+                    self._starter.tell_reloaded()
                 self._report(Report(failure, reloads=ordered))
 
     def _end_within(self, seconds: float) -> None:

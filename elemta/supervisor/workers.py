@@ -257,7 +257,7 @@ class _Parent:
         worker.pid, worker.line, worker.started_at = pid, ours, time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker, ours))
         self._log.info("worker.started", worker=worker.number, pid=pid)
-        worker.reloads_ordered = worker.reloads_done = 0
+        worker.reloads_ordered = 0
         if self._reloading:
             worker.tell(Order.RELOAD)
 
@@ -284,6 +284,8 @@ class _Parent:
         self._selector.unregister(line)
         line.close()
         worker.line, worker.is_ready = None, False
+        # What it said of reloads is over with it; one that goes on is for its successor.
+        worker.reloads_ordered, worker.reloads_done = int(self._reloading), 0
         self._tally.set(worker.number - 1, ABSENT)
         _, status = os.waitpid(worker.pid, 0)
         code = os.waitstatus_to_exitcode(status)

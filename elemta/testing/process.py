@@ -121,7 +121,8 @@ class ServerProcess:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The log's events that are JSON, oldest first."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        whole, _, _ = self.log.rpartition("\n")  # the last line may be under way
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def terminate(self) -> None:
         """Ask it to drain and end."""

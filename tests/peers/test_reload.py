@@ -179,18 +179,24 @@ def test_each_session_keeps_the_plugins_that_it_began_with(tmp_path: Path) -> No
         wait_until(lambda: stopped(server) == ["first", "second"], "and none followed")
 
 
-def test_sessions_of_many_generations_have_no_thread_each(tmp_path: Path) -> None:
-    def threads() -> int:
-        return len(os.listdir(f"/proc/{server.pid}/task"))
+def test_many_generations_leave_nothing(tmp_path: Path) -> None:
+    def running() -> tuple[int, int]:
+        told = len(events(server, "server.tasks"))
+        os.kill(server.pid, signal.SIGUSR2)
+        wait_until(lambda: len(events(server, "server.tasks")) > told, "the tasks")
+        return len(os.listdir(f"/proc/{server.pid}/task")), len(events(server, "server.tasks")[-1]["tree"])
 
     quick = plugin(tmp_path, "quick", "    async def on_connect(self, session):\n        return CONTINUE\n")
     config = {**OPEN, "plugins": {"plugin_path": str(tmp_path / "plugins"), "plugins": [quick]}}
-    with ServerProcess(tmp_path, config) as server, ExitStack() as sessions:
-        before = threads()
-        for _ in range(8):
-            sessions.enter_context(begun(server))
-            reload(server, config)
-        assert threads() < before + 8
+    with ServerProcess(tmp_path, config) as server:
+        threads, tasks = running()
+        with ExitStack() as sessions:
+            for _ in range(8):
+                sessions.enter_context(begun(server))
+                reload(server, config)
+            assert running()[0] < threads + 8, "no thread each"
+            assert running()[1] > tasks + 8, "their plugins are there"
+        wait_until(lambda: running()[1] <= tasks, "nobody has them any more")
 
 
 @pytest.mark.parametrize("dialect", SERVERS[:1])

@@ -33,6 +33,15 @@ ONE_FAILS = """\
             return
         raise ValueError("no licence")
 """
+#: Fails when it is told to end.
+ILL_TEMPERED = """\
+    async def start(self):
+        self.host.log.info("gate.waits")
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("not now")
+"""
 FAILS = """\
     async def start(self):
         raise ValueError("no licence")
@@ -58,7 +67,8 @@ def open_gate(folder: Path) -> None:
 
 
 def events(log: str, name: str) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    whole, _, _ = log.rpartition("\n")
+    found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [event for event in found if event["event"] == name]
 
 
@@ -70,6 +80,16 @@ def wait_for(server: ServerProcess | Manager, name: str, count: int = 1) -> list
 def hang_up(server: ServerProcess, config: dict[str, Any]) -> None:
     server.configure(config)
     os.kill(server.pid, signal.SIGHUP)
+
+
+def sizes(server: ServerProcess) -> set[bool]:
+    """Whether the size that a reload brought is offered, by all workers that answer."""
+    found = set()
+    for _ in range(4):
+        with Wire(server.port) as wire:
+            wire.greeting()
+            found.add(b"SIZE 100000" in wire.ask(b"EHLO client.example\r\n"))
+    return found
 
 
 # ---- one process -----------------------------------------------------------------------------------------------------
@@ -157,6 +177,20 @@ def test_ready_is_said_when_it_is_so(tmp_path: Path, number: int) -> None:
         assert manager.wait() == 0
 
 
+def test_ready_is_not_said_of_a_reload_that_a_drain_has_ended(tmp_path: Path) -> None:
+    config = {"listen_addr": "127.0.0.1:0", **BASE}
+    with Manager(tmp_path, config) as manager:
+        manager.start()
+        manager.hear("READY=1")
+        (tmp_path / "elemta.conf").write_text(json.dumps({**config, **with_plugin(tmp_path, ILL_TEMPERED)}))
+        manager.signal(signal.SIGHUP)
+        wait_for(manager, "gate.waits")
+        manager.signal(signal.SIGTERM)
+        manager.hear("STOPPING=1")
+        assert manager.wait() == 0
+        assert manager.has_silence
+
+
 # ---- several workers -------------------------------------------------------------------------------------------------
 
 
@@ -194,13 +228,22 @@ def test_a_worker_that_ends_in_the_middle_has_a_successor_that_reloads(tmp_path:
         assert {event["worker"] for event in wait_for(server, "config.reloaded", 2)} == {1, 2}
         os.kill(server.worker(2), signal.SIGKILL)
         server.wait_for_events("worker.ready", 4)
-        sizes = set()
-        for _ in range(4):
-            with Wire(server.port) as wire:
-                wire.greeting()
-                sizes.add(b"SIZE 100000" in wire.ask(b"EHLO client.example\r\n"))
-        assert sizes == {True}
+        assert sizes(server) == {True}
         assert len(events(server.log, "gate.waits")) == 4, "it began with what the others had taken over"
+
+
+def test_what_a_worker_has_said_does_not_hold_for_its_successor(tmp_path: Path) -> None:
+    with SeveralWorkers(tmp_path, BASE) as server:
+        hang_up(server, with_plugin(tmp_path, FAILS))
+        wait_for(server, "config.reload_failed", 2)
+        os.kill(server.worker(1), signal.SIGKILL)
+        server.wait_for_events("worker.ended", 1)
+        hang_up(server, {**BASE, "max_size": 100_000})
+        server.wait_for_events("worker.ready", 3)
+        wait_for(server, "config.reloaded")
+        os.kill(server.worker(2), signal.SIGKILL)
+        server.wait_for_events("worker.ready", 4)
+        wait_until(lambda: sizes(server) == {True}, "both have it")
 
 
 def test_workers_reload_once_when_all_processes_are_told(tmp_path: Path) -> None:
