@@ -179,6 +179,34 @@ def test_each_session_keeps_the_plugins_that_it_began_with(tmp_path: Path) -> No
         wait_until(lambda: stopped(server) == ["first", "second"], "and none followed")
 
 
+def test_a_delivery_keeps_the_plugins_that_it_began_with(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    body = f"""\
+    async def stop(self):
+        self.host.log.info("stopped", word="only")
+
+    async def on_pre_delivery(self, delivery):
+        self.host.log.info("asked")
+        while not __import__("os").path.exists({str(gate)!r}):
+            await trio.sleep(0.01)
+        return CONTINUE
+"""
+    entry = plugin(tmp_path, "waiting", body)
+    config = {**OPEN, "plugins": {"plugin_path": str(tmp_path / "plugins"), "plugins": [entry]}}
+    with ServerProcess(tmp_path, config) as server:
+        assert deliver(server).startswith(b"250 ")
+        wait_until(lambda: bool(events(server, "asked")), "asked")
+        reload(server, OPEN)
+        assert deliver(server).startswith(b"250 ")
+        wait_until(lambda: bool(events(server, "delivery.outcome")), "the next one asks none")
+        gate.touch()
+        wait_until(lambda: bool(stopped(server)), "nobody has them any more")
+        told = [event["event"] for event in server.events]
+        assert told.index("stopped") > max(at for at, name in enumerate(told) if name == "delivery.outcome")
+        assert told.count("delivery.outcome") == 2
+        assert told.count("asked") == 1
+
+
 def test_many_generations_leave_nothing(tmp_path: Path) -> None:
     def running() -> tuple[int, int]:
         told = len(events(server, "server.tasks"))

@@ -8,6 +8,7 @@ import pytest
 
 from elemta.config.load import load_config
 from elemta.config.problems import ConfigError
+from elemta.delivery.routing import RoutingTable
 from elemta.supervisor.reload import ConfigSource
 
 INBOX = {"domain": "example.com", "transport": "inbox"}
@@ -48,3 +49,20 @@ def test_what_dev_mode_does_not_need_is_asked_for_while_it_is_not_on(tmp_path: P
         source.read()
     write(tmp_path, dev_mode=True, local_domains=["example.com"], local_recipients=["a@example.com"], routes=[INBOX])
     assert "dev_mode" in source.read().at_start
+
+
+def test_a_secret_is_read_again_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("first\n")
+    login = {"username": "u", "password_file": "./password"}
+    route = {"domain": "*", "transport": "smtp", "host": "smtp.example.net", **login}
+    source = started(tmp_path, routes=[route])
+    assert source.read().changed == []
+    (tmp_path / "password").write_text("second\n")
+    found = source.read()
+    assert found.changed == ["routes"]
+    (before,), (after,) = RoutingTable(source.config).ways, RoutingTable(found.config).ways
+    assert before != after, "no connection of the one serves the other"
+    assert before.destination("example.org") == after.destination("example.org")
+    (tmp_path / "password").unlink()
+    with pytest.raises(ConfigError, match="password"):
+        source.read()
