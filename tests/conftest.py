@@ -47,7 +47,7 @@ MEASURED = frozenset({"checks", "unit"})  # suites under branch coverage; the ot
 UNTIMED_PEERS = frozenset(
     {"test_container.py", "test_haproxy.py", "test_milter.py", "test_scanners.py", "test_sending.py", "test_wheel.py"}
 )
-BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 720}
+BUDGET_SECONDS = {"unit": 420, "stores": 240, "simulation": 240, "peers": 840}
 
 PACKAGE_OF_PROGRAM = {
     "buildah": "buildah",
