@@ -36,9 +36,9 @@ REFUSAL_SECONDS = 2.0
 #: Refusals being told at once; beyond, a connection is closed without a word.
 MAX_REFUSALS = 100
 #: Clients that a listener refuses between two rests, and seconds of a rest. Each one refused at once comes again at
-#: once; so it is 1,600 a second at most, and the others wait in the kernel. In bursts, since a burst delays whoever is
+#: once; so it is 800 a second at most, and the others wait in the kernel. In bursts, since a burst delays whoever is
 #: served meanwhile once, however many are in it: docs/reliability.md has what remains of a flood of handshakes.
-REFUSALS_BETWEEN_RESTS = 16
+REFUSALS_BETWEEN_RESTS = 8
 REFUSAL_REST_SECONDS = 0.010
 #: Seconds that sessions which are cut have for their last reply.
 CUT_SECONDS = 0.9

@@ -167,10 +167,6 @@ class Chain:
         """Whether any plugin wants to be asked there: otherwise nothing need be prepared for it."""
         return stage in self._asked
 
-    def never_waits(self, stage: Stage) -> bool:
-        """Whether all of a stage's hooks run to their end at once."""
-        return self._never_waits[stage]
-
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the deadlines until cancelled."""
         # `trio.current_time` looks the clock up each time.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMap
 from types import MappingProxyType
 from typing import Any, Final
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from elemta.mail.address import Address
 from elemta.mail.envelope import Priority, Recipient
@@ -361,11 +361,6 @@ def _edited(headers: HeaderFields, change: AddHeader | ReplaceHeader | RemoveHea
             return headers.replaced(name, value, occurrence)
         case RemoveHeader(name, occurrence):
             return headers.removed(name, occurrence)
-
-
-def with_facts(session: SessionFacts, **facts: Any) -> SessionFacts:
-    """The session after something of it changed."""
-    return evolve(session, **facts)
 
 
 def frozen_annotations(annotations: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from elemta.runtime.garbage import YOUNG_OBJECTS
 from elemta.testing.process import ServerProcess
 from tests.peers.test_bad_configuration import refused, with_keys
 from tests.peers.test_hostile import discarding
@@ -125,6 +126,25 @@ def check_fuzzed_sessions_with_plugins(tmp_path: Path, *, sessions: int) -> None
     assert 1 <= kinds.pop("plugin.failed") <= seconds / 10 + 2
     about_mails = {"mail.accepted", "delivery.outcome", "queue.report"}
     assert set(kinds) - about_mails <= {"queue.joined", "plugins.ready", "server.ready", "session.ended"}, kinds
+
+
+# ---- the collector of garbage --------------------------------------------------------------------
+
+
+def test_what_is_there_at_the_start_is_left_alone_by_the_collector(tmp_path: Path) -> None:
+    body = """\
+    async def on_connect(self, session):
+        import gc
+        self.host.log.info("collector", frozen=gc.get_freeze_count(), threshold=gc.get_threshold()[0])
+        return CONTINUE
+"""
+    with ServerProcess(tmp_path, asking(plugin(tmp_path, "looking", body))) as server:
+        with Wire(server.port) as wire:
+            wire.greeting()
+        wait_until(lambda: "collector" in {event["event"] for event in server.events}, "the plugin has looked")
+        (told,) = [event for event in server.events if event["event"] == "collector"]
+    assert told["frozen"] > 10_000
+    assert told["threshold"] == YOUNG_OBJECTS
 
 
 # ---- promise 10 ----------------------------------------------------------------------------------

@@ -417,6 +417,8 @@ def refusing() -> Iterator[int]:
         process.communicate()
 
 
+#: Clients that shake hands as fast as they can.
+FLOOD_CLIENTS = int(os.environ.get("ELEMTA_TEST_FLOOD_CLIENTS", "8"))
 #: Rounds in which others' work may spoil the comparison; a server that a flood really slows fails in every one.
 FLOOD_ROUNDS = 5
 
@@ -424,9 +426,9 @@ FLOOD_ROUNDS = 5
 def under_a_flood(server: ServerProcess, elsewhere: int) -> dict[str, float]:
     """What an exchange in clear takes: with no flood, with one that meets somebody else, with one that meets us."""
     quiet = plain_p95(server.port, 1.0)
-    with flood(elsewhere, 8):
+    with flood(elsewhere, FLOOD_CLIENTS):
         beside = plain_p95(server.port, 1.0)
-    with flood(implicit_port(server), 8):
+    with flood(implicit_port(server), FLOOD_CLIENTS):
         wait_until(lambda: bool(events(server, "tls.refused")), "the burst is over")
         flooded = plain_p95(server.port, 1.0)
     figures = {"quiet": quiet, "beside": beside, "flooded": flooded}

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from elemta.net.base import Endpoint
 from elemta.plugins.api import CONTINUE, Continue, Verdict
-from elemta.plugins.mail import SessionFacts, with_facts
+from elemta.plugins.mail import SessionFacts
 from elemta.plugins.protection.hello import is_ours, is_well_formed
 from elemta.plugins.protection.helocheck import NAME_SECONDS, HeloCheck, HeloSettings
 from elemta.plugins.protection.report import Action
@@ -170,7 +171,7 @@ async def test_a_name_is_asked_for_once_a_greeting(autojump_clock: Clock) -> Non
     for _ in range(3):
         assert await plugin.on_mail_from(a_mail(session)) is CONTINUE
     assert world.resolver.asked["client.example"] == 1
-    again = with_facts(session, helo="pc")  # after STARTTLS it says something else
+    again = evolve(session, helo="pc")  # after STARTTLS it says something else
     assert reply_of(await plugin.on_mail_from(a_mail(again)))
 
 
