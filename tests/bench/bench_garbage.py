@@ -6,13 +6,13 @@ of the collector at everything takes, in a process that has imported what a serv
 
 import argparse
 import gc
-import os
 import statistics
 import time
 from importlib import import_module
 
 from elemta.testing.process import ServerProcess
 from tests.bench.servers import LIMITS, load, place
+from tests.peers.wire import cpu_seconds
 
 CASE = "S50 kept"
 CONFIG = {
@@ -33,12 +33,6 @@ class Unsettled(ServerProcess):
         "import elemta.supervisor.serving as serving; serving.settle = lambda: None\n"
         "from elemta.cli.main import main; main()",
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(kind: type[ServerProcess], mails: int) -> tuple[float, float]:
